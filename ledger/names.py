@@ -1,0 +1,52 @@
+"""The name of everything in Redis, in one place.
+
+Every key carries a hash tag `{NN}`, the shard of its (project, customer): counters, reservations and the usage stream of
+a customer share a Redis Cluster slot, so one script can change all of them atomically. The number of shards is a setting
+fixed for the life of a Redis data set.
+
+| name                                  | type   | holds                                                            |
+|---------------------------------------|--------|------------------------------------------------------------------|
+| `tg:{NN}:usage`                       | stream | usage events, field `e`; group `ledger`; entries removed once stored |
+| `tg:{NN}:resv`                        | zset   | open reservations: member = reservation JSON, score = admitted ms |
+| `tg:{NN}:win:<scope>`                 | list   | admission times (Unix ms) inside a sliding window, oldest first   |
+| `tg:{NN}:quota:<customer>:<meter>:<t>`| string | used + reserved in the period that began at Unix second t         |
+| `tg:{NN}:idem:<sha>`                  | string | an idempotent count already made                                  |
+| `tg:gateway:<instance>`               | string | "alive", expires; a reservation of an instance without it is orphaned |
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Final
+
+STREAM_FIELD: Final = b"e"
+CONSUMER_GROUP: Final = "ledger"
+
+
+def shard_of(project_id: str, customer_id: str | None, shards: int) -> int:
+    """The shard that everything of one (project, customer) lives in; usage without a customer goes by project."""
+    return zlib.crc32(f"{project_id}/{customer_id or ''}".encode()) % shards
+
+
+def usage_stream(shard: int) -> str:
+    return f"tg:{{{shard:02d}}}:usage"
+
+
+def reservations(shard: int) -> str:
+    return f"tg:{{{shard:02d}}}:resv"
+
+
+def window(shard: int, scope: str) -> str:
+    return f"tg:{{{shard:02d}}}:win:{scope}"
+
+
+def quota(shard: int, owner: str, meter: str, period_start: int) -> str:
+    return f"tg:{{{shard:02d}}}:quota:{owner}:{meter}:{period_start}"
+
+
+def idempotency(shard: int, digest: str) -> str:
+    return f"tg:{{{shard:02d}}}:idem:{digest}"
+
+
+def gateway_alive(instance: str) -> str:
+    return f"tg:gateway:{instance}"

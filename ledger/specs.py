@@ -1,0 +1,253 @@
+"""What can be declared, and what makes it valid: the one set of models behind YAML files, the admin API and the gateway.
+
+A declaration file is a list of projects, each with its tiers, customers, upstreams and routes (`Declaration`). Names are
+the identity: applying the same file twice changes nothing. Modes: a tier or customer is declared for `test`, `live` or
+both halves of the project (`modes`); upstreams and routes serve both.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from ledger.keys import KeyKind, Mode
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
+_METHOD = re.compile(r"[A-Z][A-Z-]{0,31}", re.ASCII)
+_HOST = re.compile(r"(?:\*\.)?[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?(?::\d{1,5})?", re.ASCII)
+_PATH = re.compile(r"/(?:[A-Za-z0-9._~!$&'()+,;=:@-]+/)*(?:\*|[A-Za-z0-9._~!$&'()+,;=:@-]+)?", re.ASCII)
+_HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}", re.ASCII)
+_ORIGIN = re.compile(r"(?:https?://)?(?:\*\.)?[a-z0-9][a-z0-9.-]*(?::\d{1,5})?|\*", re.ASCII)
+
+
+def _matching(pattern: re.Pattern[str], wanted: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if pattern.fullmatch(value) is None:
+            raise ValueError(f"expected {wanted}, got {value!r:.80}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _no_dot_segments(value: str) -> str:
+    if any(part in (".", "..") for part in value.split("/")):
+        raise ValueError("a path may not contain '.' or '..'")
+    return value
+
+
+def _origin_url(value: str) -> str:
+    parts = urlsplit(value)
+    try:
+        parts.port  # noqa: B018 - raises when it is not a number from 0 to 65535
+    except ValueError as error:
+        raise ValueError(f"{value!r:.120}: {error}") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
+        raise ValueError(f"expected http(s)://host[:port][/base-path] without credentials or query, got {value!r:.120}")
+    return value.rstrip("/")
+
+
+Name = Annotated[str, _matching(_NAME, "a name of lower-case letters, digits, '.', '_' or '-' (at most 63)")]
+MeterName = Annotated[str, _matching(_NAME, "a meter's name: lower-case letters, digits, '.', '_' or '-' (at most 63)")]
+Method = Annotated[str, _matching(_METHOD, "an HTTP method in capitals")]
+Host = Annotated[str, _matching(_HOST, "a host such as api.example.com, *.example.com or localhost:8080")]
+Path = Annotated[
+    str, _matching(_PATH, "a path such as /v1/status (exact) or /v1/* (prefix)"), AfterValidator(_no_dot_segments)
+]
+HeaderName = Annotated[str, _matching(_HEADER, "a header's name")]
+Origin = Annotated[str, _matching(_ORIGIN, "an origin such as https://app.example.com or *.example.com")]
+OriginUrl = Annotated[str, AfterValidator(_origin_url)]
+ExternalId = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
+Title = Annotated[str, Field(min_length=1, max_length=200)]
+PerMinute = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class AuthMode(StrEnum):
+    """Who may use a route."""
+
+    KEY = "key"
+    NONE = "none"
+
+
+class StoreFailure(StrEnum):
+    """What a route does while the limit store (Redis) cannot be asked."""
+
+    CLOSED = "closed"
+    """Refuse with 503: nothing is let through uncounted."""
+
+
+class QuotaSpec(_Spec):
+    """How much of one meter a tier includes per period. In YAML a bare number is a hard limit, `null` is unlimited."""
+
+    limit: int | None = Field(default=None, ge=0, le=2**53)
+    hard: bool = True
+    overage_price: Decimal | None = Field(default=None, ge=0, max_digits=20, decimal_places=10)
+    """Minor units of the tier's currency per unit beyond the limit; only where `hard` is false."""
+
+    @model_validator(mode="after")
+    def _overage_only_when_soft(self) -> Self:
+        if self.hard and self.overage_price is not None:
+            raise ValueError("overage_price needs hard: false")
+        return self
+
+
+def _bare_quota(value: Any) -> Any:
+    return {"limit": value} if value is None or (isinstance(value, int) and not isinstance(value, bool)) else value
+
+
+class TierSpec(_Spec):
+    """A plan of a project."""
+
+    name: Name
+    title: Title | None = None
+    price_minor: int = Field(default=0, ge=0, le=2**53)
+    currency: str = Field(default="usd", pattern="^[a-z]{3}$")
+    billing_interval: Literal["month", "year"] = "month"
+    requests_per_minute: PerMinute | None = None
+    quotas: dict[MeterName, Annotated[QuotaSpec, BeforeValidator(_bare_quota)]] = Field(default_factory=dict)
+    spend_cap_minor: int | None = Field(default=None, ge=0)
+    trial_days: int = Field(default=0, ge=0, le=730)
+    features: dict[str, bool | int | str] = Field(default_factory=dict)
+    default: bool = False
+    """New customers of the project get this tier; at most one a mode."""
+    popular: bool = False
+    modes: tuple[Mode, ...] = (Mode.TEST, Mode.LIVE)
+
+
+class CustomerSpec(_Spec):
+    """Whoever a project serves and meters. `tier` starts a subscription; without it the default tier applies."""
+
+    external_id: ExternalId
+    name: Title | None = None
+    email: str | None = Field(default=None, max_length=254, pattern=r"^[^@\s]+@[^@\s]+$")
+    tier: Name | None = None
+    modes: tuple[Mode, ...] = (Mode.TEST, Mode.LIVE)
+
+
+class KeySpec(_Spec):
+    """A key to be made. Its text is shown once, in the answer; files never hold keys."""
+
+    name: Title
+    kind: KeyKind = KeyKind.SECRET
+    mode: Mode = Mode.TEST
+    customer: ExternalId | None = None
+    scopes: tuple[Name, ...] = ()
+    requests_per_minute: int | None = Field(default=None, ge=1, le=10_000)
+    allowed_origins: tuple[Origin, ...] = ()
+    allowed_ips: tuple[IPv4Network | IPv6Network, ...] = ()
+    expires_at: datetime | None = None
+
+    @model_validator(mode="after")
+    def _customer_keys_have_a_customer(self) -> Self:
+        if (self.kind is KeyKind.CUSTOMER) != (self.customer is not None):
+            raise ValueError("a ck key needs a customer, and only a ck key has one")
+        if self.expires_at is not None and self.expires_at.tzinfo is None:
+            raise ValueError("expires_at needs a time zone, such as 2027-01-31T00:00:00Z")
+        return self
+
+
+class TargetSpec(_Spec):
+    """One origin of an upstream, such as https://api.example.com/base."""
+
+    url: OriginUrl
+    weight: int = Field(default=1, ge=1, le=1000)
+
+
+def _bare_target(value: Any) -> Any:
+    return {"url": value} if isinstance(value, str) else value
+
+
+class UpstreamSpec(_Spec):
+    """Where requests go: one or more origins and how connections to them are kept."""
+
+    name: Name
+    targets: tuple[Annotated[TargetSpec, BeforeValidator(_bare_target)], ...] = Field(min_length=1, max_length=64)
+    connect_timeout_ms: int = Field(default=5_000, ge=1, le=600_000)
+    keepalive_ms: int = Field(default=4_000, ge=0, le=600_000)
+    """How long an idle connection is kept. Below the upstream's own limit, or requests meet a closing connection."""
+    max_connections: int = Field(default=1_000, ge=1, le=100_000)
+
+
+class RouteSpec(_Spec):
+    """host + path + methods → upstream, and how requests that match are treated."""
+
+    name: Name
+    host: Host | None = None
+    path: Path
+    methods: tuple[Method, ...] = ()
+    upstream: Name
+    auth: AuthMode = AuthMode.KEY
+    key_header: HeaderName | None = None
+    """A further header that may carry the key, besides Authorization: Bearer and X-API-Key."""
+    key_query: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    """A query parameter that may carry the key; it is taken out before forwarding."""
+    scopes: tuple[Name, ...] = ()
+    """Scopes a key must have for this route (a key without scopes has all)."""
+    strip_prefix: bool = True
+    """/demo/* with strip_prefix sends /demo/hello on as /hello; the upstream's base path is put before it."""
+    preserve_host: bool = False
+    """Send the client's Host on instead of the upstream's own."""
+    requests_per_minute: PerMinute | None = None
+    """A limit for the whole route, over all customers."""
+    meters: dict[MeterName, Annotated[int, Field(ge=0, le=1_000_000_000)]] = Field(
+        default_factory=lambda: {"requests": 1}
+    )
+    """Fixed quantities that each forwarded request counts."""
+    read_timeout_ms: int = Field(default=60_000, ge=1, le=3_600_000)
+    """Longest silence of the upstream before a 504."""
+    total_timeout_ms: int | None = Field(default=None, ge=1, le=86_400_000)
+    retries: int = Field(default=1, ge=0, le=5)
+    """Further tries where the request cannot have reached an upstream."""
+    max_body_bytes: int | None = Field(default=None, ge=0)
+    on_store_failure: StoreFailure = StoreFailure.CLOSED
+
+
+class ProjectSpec(_Spec):
+    """A tenant with all that is declared for it."""
+
+    name: Title
+    kind: Literal["saas", "store"] = "saas"
+    tiers: tuple[TierSpec, ...] = ()
+    customers: tuple[CustomerSpec, ...] = ()
+    upstreams: tuple[UpstreamSpec, ...] = ()
+    routes: tuple[RouteSpec, ...] = ()
+
+    @model_validator(mode="after")
+    def _names_are_unique_and_known(self) -> Self:
+        for noun, names in (
+            ("tier", [(t.name, m) for t in self.tiers for m in t.modes]),
+            ("customer", [(c.external_id, m) for c in self.customers for m in c.modes]),
+            ("upstream", [u.name for u in self.upstreams]),
+            ("route", [r.name for r in self.routes]),
+            ("default tier", [m for t in self.tiers for m in t.modes if t.default]),
+        ):
+            for name in names:
+                if names.count(name) > 1:
+                    raise ValueError(f"{noun} {name!r} is declared more than once")
+        upstreams = {u.name for u in self.upstreams}
+        for route in self.routes:
+            if route.upstream not in upstreams:
+                raise ValueError(f"route {route.name!r}: no upstream is called {route.upstream!r}")
+        tiers = {(t.name, m) for t in self.tiers for m in t.modes}
+        for customer in self.customers:
+            for mode in customer.modes:
+                if customer.tier is not None and (customer.tier, mode) not in tiers:
+                    raise ValueError(f"customer {customer.external_id!r}: no {mode} tier is called {customer.tier!r}")
+        return self
+
+
+class Declaration(_Spec):
+    """A whole file."""
+
+    version: Literal[1] = 1
+    projects: tuple[ProjectSpec, ...]
