@@ -50,15 +50,23 @@ class Problem:
 BAD_REQUEST: Final = Problem("bad_request", 400, "Bad request", "The request is not valid HTTP/1.1.")
 BAD_TARGET: Final = Problem("bad_target", 400, "Bad request target", "The request target is not acceptable.")
 REQUEST_TIMEOUT: Final = Problem("request_timeout", 408, "Request timeout", "The request did not arrive in time.")
-METHOD_NOT_ALLOWED: Final = Problem("method_not_allowed", 405, "Method not allowed", "This route does not take the method.")
-BODY_TOO_LARGE: Final = Problem("body_too_large", 413, "Body too large", "The request body is larger than allowed here.")
+METHOD_NOT_ALLOWED: Final = Problem(
+    "method_not_allowed", 405, "Method not allowed", "This route does not take the method."
+)
+BODY_TOO_LARGE: Final = Problem(
+    "body_too_large", 413, "Body too large", "The request body is larger than allowed here."
+)
 URI_TOO_LONG: Final = Problem("uri_too_long", 414, "URI too long", "The request target is longer than allowed.")
 HEADERS_TOO_LARGE: Final = Problem("headers_too_large", 431, "Headers too large", "The header section is too large.")
-EXPECTATION_FAILED: Final = Problem("expectation_failed", 417, "Expectation failed", "Only 100-continue can be expected.")
+EXPECTATION_FAILED: Final = Problem(
+    "expectation_failed", 417, "Expectation failed", "Only 100-continue can be expected."
+)
 VERSION_NOT_SUPPORTED: Final = Problem(
     "version_not_supported", 505, "HTTP version not supported", "This server speaks HTTP/1.1 and HTTP/1.0."
 )
-NOT_IMPLEMENTED: Final = Problem("not_implemented", 501, "Not implemented", "The method or transfer coding is not supported.")
+NOT_IMPLEMENTED: Final = Problem(
+    "not_implemented", 501, "Not implemented", "The method or transfer coding is not supported."
+)
 NOT_FOUND: Final = Problem("not_found", 404, "Not found", "Nothing is served at this path.")
 CONFLICT: Final = Problem("conflict", 409, "Conflict", "The request conflicts with what exists.")
 INVALID: Final = Problem("invalid", 422, "Invalid", "Some of the values are not valid.")
@@ -76,7 +84,9 @@ KEY_REVOKED: Final = Problem("key_revoked", 401, "Key revoked", "This API key ha
 FORBIDDEN: Final = Problem("forbidden", 403, "Forbidden", "This key may not do that.")
 WRONG_PROJECT: Final = Problem("wrong_project", 403, "Wrong project", "This key belongs to another project.")
 SCOPE_MISSING: Final = Problem("scope_missing", 403, "Scope missing", "This key lacks a scope that the route asks for.")
-ORIGIN_NOT_ALLOWED: Final = Problem("origin_not_allowed", 403, "Origin not allowed", "This key is not allowed from here.")
+ORIGIN_NOT_ALLOWED: Final = Problem(
+    "origin_not_allowed", 403, "Origin not allowed", "This key is not allowed from here."
+)
 IP_NOT_ALLOWED: Final = Problem("ip_not_allowed", 403, "Address not allowed", "This key is not allowed from here.")
 TIER_UNKNOWN: Final = Problem("tier_unknown", 403, "Unknown plan", "X-User-Plan names no tier of this project.")
 
@@ -89,6 +99,9 @@ UPSTREAM_UNREACHABLE: Final = Problem("upstream_unreachable", 502, "Bad gateway"
 UPSTREAM_FAILED: Final = Problem("upstream_failed", 502, "Bad gateway", "The upstream broke off its answer.")
 UPSTREAM_INVALID: Final = Problem("upstream_invalid", 502, "Bad gateway", "The upstream's answer is not valid HTTP.")
 UPSTREAM_TIMEOUT: Final = Problem("upstream_timeout", 504, "Gateway timeout", "The upstream did not answer in time.")
+UPSTREAM_BUSY: Final = Problem(
+    "upstream_busy", 503, "Service unavailable", "All connections to the upstream are in use."
+)
 AUTH_UNAVAILABLE: Final = Problem(
     "auth_unavailable", 503, "Service unavailable", "Credentials cannot be checked at the moment."
 )
@@ -96,7 +109,12 @@ LIMITS_UNAVAILABLE: Final = Problem(
     "limits_unavailable", 503, "Service unavailable", "Limits cannot be checked at the moment."
 )
 BACKLOG_FULL: Final = Problem(
-    "backlog_full", 503, "Service unavailable", "Usage cannot be recorded at the moment; nothing is let through uncounted."
+    "backlog_full",
+    503,
+    "Service unavailable",
+    "Usage cannot be recorded at the moment; nothing is let through uncounted.",
 )
 STARTING: Final = Problem("starting", 503, "Service unavailable", "The gateway is starting.")
-INTERNAL: Final = Problem("internal", 500, "Internal error", "Something went wrong here. The request id finds it in the log.")
+INTERNAL: Final = Problem(
+    "internal", 500, "Internal error", "Something went wrong here. The request id finds it in the log."
+)

@@ -1,8 +1,8 @@
-"""What can be declared, and what makes it valid: the one set of models behind YAML files, the admin API and the gateway.
+"""What can be declared, and what makes it valid: the one set of models behind YAML files, admin's API and the gateway.
 
-A declaration file is a list of projects, each with its tiers, customers, upstreams and routes (`Declaration`). Names are
-the identity: applying the same file twice changes nothing. Modes: a tier or customer is declared for `test`, `live` or
-both halves of the project (`modes`); upstreams and routes serve both.
+A declaration file is a list of projects, each with its tiers, customers, upstreams and routes (`Declaration`). Names
+are the identity: applying the same file twice changes nothing. Modes: a tier or customer is declared for `test`, `live`
+or both halves of the project (`modes`); upstreams and routes serve both.
 """
 
 from __future__ import annotations
@@ -15,15 +15,32 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from ledger.keys import KeyKind, Mode
+from ledger.references import refuse, twice, unknown
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
 _METHOD = re.compile(r"[A-Z][A-Z-]{0,31}", re.ASCII)
 _HOST = re.compile(r"(?:\*\.)?[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?(?::\d{1,5})?", re.ASCII)
 _PATH = re.compile(r"/(?:[A-Za-z0-9._~!$&'()+,;=:@-]+/)*(?:\*|[A-Za-z0-9._~!$&'()+,;=:@-]+)?", re.ASCII)
 _HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}", re.ASCII)
+_URL = re.compile(r"https?://[\x21\x24-\x3e\x41-\x7e]+")  # printable ASCII without space, '"', '#', '?' and '@'
+_EXTERNAL_ID = re.compile(r"[\x21-\x7e]{1,200}")
+_TITLE = re.compile(r"[^\x00-\x1f\x7f]{1,200}")  # PostgreSQL cannot store a NUL, a log line should stay one
+_TEXT = re.compile(r"[^\x00-\x1f\x7f]{0,1000}")
+_EMAIL = re.compile(r"(?=.{3,254}$)[^@\s\x00-\x1f\x7f]+@[^@\s\x00-\x1f\x7f]+")
+_CURRENCY = re.compile(r"[a-z]{3}")
+_QUERY_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _ORIGIN = re.compile(r"(?:https?://)?(?:\*\.)?[a-z0-9][a-z0-9.-]*(?::\d{1,5})?|\*", re.ASCII)
 
 
@@ -43,13 +60,15 @@ def _no_dot_segments(value: str) -> str:
 
 
 def _origin_url(value: str) -> str:
-    parts = urlsplit(value)
+    if "@" in value:
+        raise ValueError("expected http(s)://host[:port][/base-path]; credentials do not belong in a URL")
     try:
-        parts.port  # noqa: B018 - raises when it is not a number from 0 to 65535
-    except ValueError as error:
-        raise ValueError(f"{value!r:.120}: {error}") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
-        raise ValueError(f"expected http(s)://host[:port][/base-path] without credentials or query, got {value!r:.120}")
+        parts = urlsplit(value) if _URL.fullmatch(value) else None
+        is_origin = parts is not None and parts.hostname is not None and parts.port != 0
+    except ValueError:  # the host is not an IPv6 address, or the port not a number from 0 to 65535
+        is_origin = False
+    if not is_origin:
+        raise ValueError(f"expected http(s)://host[:port][/base-path] without a query, got {value!r:.120}")
     return value.rstrip("/")
 
 
@@ -63,9 +82,21 @@ Path = Annotated[
 HeaderName = Annotated[str, _matching(_HEADER, "a header's name")]
 Origin = Annotated[str, _matching(_ORIGIN, "an origin such as https://app.example.com or *.example.com")]
 OriginUrl = Annotated[str, AfterValidator(_origin_url)]
-ExternalId = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
-Title = Annotated[str, Field(min_length=1, max_length=200)]
+ExternalId = Annotated[str, _matching(_EXTERNAL_ID, "1 to 200 printable ASCII characters without spaces")]
+Title = Annotated[str, _matching(_TITLE, "1 to 200 characters on one line")]
+Text = Annotated[str, _matching(_TEXT, "at most 1000 characters on one line")]
+Email = Annotated[str, _matching(_EMAIL, "an e-mail address of at most 254 characters")]
+Currency = Annotated[str, _matching(_CURRENCY, "a currency code in lower case, such as usd")]
+QueryName = Annotated[str, _matching(_QUERY_NAME, "the name of a query parameter (letters, digits, '.', '_', '-')")]
+Money = Annotated[int, Field(ge=0, le=2**53)]
+"""Minor units of a currency."""
+Modes = Annotated[tuple[Mode, ...], Field(min_length=1, max_length=2)]
 PerMinute = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+def is_meter_name(text: str) -> bool:
+    """True if a meter may be called so."""
+    return _NAME.fullmatch(text) is not None
 
 
 class _Spec(BaseModel):
@@ -110,18 +141,18 @@ class TierSpec(_Spec):
 
     name: Name
     title: Title | None = None
-    price_minor: int = Field(default=0, ge=0, le=2**53)
-    currency: str = Field(default="usd", pattern="^[a-z]{3}$")
+    price_minor: Money = 0
+    currency: Currency = "usd"
     billing_interval: Literal["month", "year"] = "month"
     requests_per_minute: PerMinute | None = None
     quotas: dict[MeterName, Annotated[QuotaSpec, BeforeValidator(_bare_quota)]] = Field(default_factory=dict)
-    spend_cap_minor: int | None = Field(default=None, ge=0)
+    spend_cap_minor: Money | None = None
     trial_days: int = Field(default=0, ge=0, le=730)
-    features: dict[str, bool | int | str] = Field(default_factory=dict)
+    features: dict[Title, bool | Annotated[int, Field(ge=-(2**53), le=2**53)] | Text] = Field(default_factory=dict)
     default: bool = False
     """New customers of the project get this tier; at most one a mode."""
     popular: bool = False
-    modes: tuple[Mode, ...] = (Mode.TEST, Mode.LIVE)
+    modes: Modes = (Mode.TEST, Mode.LIVE)
 
 
 class CustomerSpec(_Spec):
@@ -129,9 +160,9 @@ class CustomerSpec(_Spec):
 
     external_id: ExternalId
     name: Title | None = None
-    email: str | None = Field(default=None, max_length=254, pattern=r"^[^@\s]+@[^@\s]+$")
+    email: Email | None = None
     tier: Name | None = None
-    modes: tuple[Mode, ...] = (Mode.TEST, Mode.LIVE)
+    modes: Modes = (Mode.TEST, Mode.LIVE)
 
 
 class KeySpec(_Spec):
@@ -153,6 +184,8 @@ class KeySpec(_Spec):
             raise ValueError("a ck key needs a customer, and only a ck key has one")
         if self.expires_at is not None and self.expires_at.tzinfo is None:
             raise ValueError("expires_at needs a time zone, such as 2027-01-31T00:00:00Z")
+        if self.expires_at is not None and not 2000 <= self.expires_at.year < 9000:
+            raise ValueError("expires_at: expected a year from 2000 to 8999")
         return self
 
 
@@ -189,7 +222,7 @@ class RouteSpec(_Spec):
     auth: AuthMode = AuthMode.KEY
     key_header: HeaderName | None = None
     """A further header that may carry the key, besides Authorization: Bearer and X-API-Key."""
-    key_query: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    key_query: QueryName | None = None
     """A query parameter that may carry the key; it is taken out before forwarding."""
     scopes: tuple[Name, ...] = ()
     """Scopes a key must have for this route (a key without scopes has all)."""
@@ -208,8 +241,13 @@ class RouteSpec(_Spec):
     total_timeout_ms: int | None = Field(default=None, ge=1, le=86_400_000)
     retries: int = Field(default=1, ge=0, le=5)
     """Further tries where the request cannot have reached an upstream."""
-    max_body_bytes: int | None = Field(default=None, ge=0)
+    max_body_bytes: int | None = Field(default=None, ge=0, le=2**53)
     on_store_failure: StoreFailure = StoreFailure.CLOSED
+
+    @property
+    def serves(self) -> str:
+        """What it matches, as text: two routes with the same text would answer the same requests."""
+        return f"{','.join(sorted(set(self.methods))) or 'any method'} {self.host or 'any host'}{self.path}"
 
 
 class ProjectSpec(_Spec):
@@ -222,28 +260,51 @@ class ProjectSpec(_Spec):
     upstreams: tuple[UpstreamSpec, ...] = ()
     routes: tuple[RouteSpec, ...] = ()
 
-    @model_validator(mode="after")
-    def _names_are_unique_and_known(self) -> Self:
-        for noun, names in (
-            ("tier", [(t.name, m) for t in self.tiers for m in t.modes]),
-            ("customer", [(c.external_id, m) for c in self.customers for m in c.modes]),
-            ("upstream", [u.name for u in self.upstreams]),
-            ("route", [r.name for r in self.routes]),
-            ("default tier", [m for t in self.tiers for m in t.modes if t.default]),
-        ):
-            for name in names:
-                if names.count(name) > 1:
-                    raise ValueError(f"{noun} {name!r} is declared more than once")
-        upstreams = {u.name for u in self.upstreams}
-        for route in self.routes:
-            if route.upstream not in upstreams:
-                raise ValueError(f"route {route.name!r}: no upstream is called {route.upstream!r}")
-        tiers = {(t.name, m) for t in self.tiers for m in t.modes}
-        for customer in self.customers:
-            for mode in customer.modes:
-                if customer.tier is not None and (customer.tier, mode) not in tiers:
-                    raise ValueError(f"customer {customer.external_id!r}: no {mode} tier is called {customer.tier!r}")
-        return self
+    # Each list is checked as soon as it is valid in itself, so that a fault in one does not hide those of another.
+    @field_validator("tiers")
+    @classmethod
+    def _check_tiers(cls, tiers: tuple[TierSpec, ...]) -> tuple[TierSpec, ...]:
+        faults = twice("name", ((i, f"{m} tier {t.name!r}") for i, t in enumerate(tiers) for m in t.modes))
+        faults += twice(
+            "default", ((i, f"a default {m} tier") for i, t in enumerate(tiers) for m in t.modes if t.default)
+        )
+        refuse(faults)
+        return tiers
+
+    @field_validator("customers")
+    @classmethod
+    def _check_customers(cls, customers: tuple[CustomerSpec, ...], info: ValidationInfo) -> tuple[CustomerSpec, ...]:
+        faults = []
+        for mode in Mode:
+            of_mode = [(i, c) for i, c in enumerate(customers) if mode in c.modes]
+            faults += twice("external_id", ((i, f"{mode} customer {c.external_id!r}") for i, c in of_mode))
+            faults += twice(
+                "email", ((i, f"{mode} customer with email {c.email.lower()}") for i, c in of_mode if c.email)
+            )
+            if "tiers" in info.data:
+                tiers = {t.name for t in info.data["tiers"] if mode in t.modes}
+                faults += unknown(
+                    f"{mode} tier", "tier", ((i, c.tier) for i, c in of_mode if c.tier is not None), tiers
+                )
+        refuse(faults)
+        return customers
+
+    @field_validator("upstreams")
+    @classmethod
+    def _check_upstreams(cls, upstreams: tuple[UpstreamSpec, ...]) -> tuple[UpstreamSpec, ...]:
+        refuse(twice("name", ((i, f"upstream {u.name!r}") for i, u in enumerate(upstreams))))
+        return upstreams
+
+    @field_validator("routes")
+    @classmethod
+    def _check_routes(cls, routes: tuple[RouteSpec, ...], info: ValidationInfo) -> tuple[RouteSpec, ...]:
+        faults = twice("name", ((i, f"route {r.name!r}") for i, r in enumerate(routes)))
+        faults += twice("path", ((i, f"a route for {r.serves}") for i, r in enumerate(routes)))
+        if "upstreams" in info.data:
+            upstreams = {u.name for u in info.data["upstreams"]}
+            faults += unknown("upstream", "upstream", ((i, r.upstream) for i, r in enumerate(routes)), upstreams)
+        refuse(faults)
+        return routes
 
 
 class Declaration(_Spec):
@@ -251,3 +312,15 @@ class Declaration(_Spec):
 
     version: Literal[1] = 1
     projects: tuple[ProjectSpec, ...]
+
+    @field_validator("projects")
+    @classmethod
+    def _check_projects(cls, projects: tuple[ProjectSpec, ...]) -> tuple[ProjectSpec, ...]:
+        faults = twice("name", ((i, f"project {p.name!r}") for i, p in enumerate(projects)))
+        served: dict[str, int] = {}
+        for i, project in enumerate(projects):
+            for j, route in enumerate(project.routes):
+                if served.setdefault(route.serves, i) != i:
+                    faults.append(((i, "routes", j, "path"), f"another project has a route for {route.serves}"))
+        refuse(faults)
+        return projects

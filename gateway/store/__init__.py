@@ -1,0 +1,1 @@
+"""What a gateway knows: the snapshot of keys, customers, tiers and routes (from Postgres), and the way to Redis."""

@@ -149,8 +149,16 @@ CREATE FUNCTION note_change() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     noun     text := TG_ARGV[0];
     id_field text := TG_ARGV[1];
-    row_data jsonb := to_jsonb(CASE WHEN TG_OP = 'DELETE' THEN OLD ELSE NEW END);
+    row_data jsonb := CASE WHEN TG_OP = 'DELETE' THEN to_jsonb(OLD) ELSE to_jsonb(NEW) END;
+    project  text := CASE TG_TABLE_NAME
+        WHEN 'projects' THEN row_data ->> 'id'
+        WHEN 'tier_quotas' THEN (SELECT t.project_id FROM tiers t WHERE t.id = row_data ->> 'tier_id')
+        ELSE row_data ->> 'project_id'
+    END;
 BEGIN
+    IF project IS NULL THEN
+        RETURN NULL;  -- quotas that go with their tier: the tier's own deletion says it
+    END IF;
     IF noun = 'customer' AND TG_OP = 'INSERT' AND row_data ->> 'origin' = 'seen' THEN
         RETURN NULL;  -- the gateways that saw this customer already treat it as existing
     END IF;
@@ -158,8 +166,7 @@ BEGIN
         RETURN NULL;
     END IF;
     PERFORM pg_advisory_xact_lock(7240318801);
-    INSERT INTO changes (noun, object_id, project_id)
-    VALUES (noun, row_data ->> id_field, coalesce(row_data ->> 'project_id', row_data ->> 'id'));
+    INSERT INTO changes (noun, object_id, project_id) VALUES (noun, row_data ->> id_field, project);
     PERFORM pg_notify('tollgate_changes', '');
     RETURN NULL;
 END $$;

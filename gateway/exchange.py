@@ -1,0 +1,201 @@
+"""One request and its answer, and how its life is driven.
+
+The life of a request is one coroutine (`gateway.pipeline.serve`). It needs no Task: it waits with `await suspend()`, and
+whoever has what it waits for (Redis reply, upstream response, end of a body) calls `resume(value)` or `throw(error)` on
+the exchange, from a protocol callback. A step costs a generator send, not a trip through the event loop. Ordinary asyncio
+futures can be awaited too (connecting, first look-ups); the driver then waits for their callback.
+
+An exchange is driven by one event loop and is never re-entered: `resume` and `throw` are only called from the loop's
+callbacks, never from inside the life itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Generator
+from types import coroutine
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from gateway.http1.fields import Fields
+    from gateway.http1.request import RequestLine
+
+_log = logging.getLogger("gateway.exchange")
+
+
+class ClientGone(Exception):
+    """The client disconnected before its answer was complete."""
+
+
+class BodyTooLarge(Exception):
+    """More request body arrived than the route takes."""
+
+
+@coroutine
+def suspend() -> Generator[None, Any, Any]:
+    """Wait until somebody resumes this exchange; the value given to `resume` is the result."""
+    return (yield)
+
+
+class Client(Protocol):
+    """What an exchange asks of the connection it came in on (gateway.listener)."""
+
+    peer_ip: str
+    caller: Any
+    """What the pipeline remembers about who uses this connection."""
+
+    def forwarded_lines(self, fields: Fields) -> bytes: ...
+    def respond(self, ex: Exchange, status: int, headers: bytes, body: bytes) -> None: ...
+    def start_response(self, ex: Exchange, lead: bytes, extra: bytes, framing: int) -> None: ...
+    def write_body(self, data: bytes) -> None: ...
+    def end_body(self, trailers: bytes) -> None: ...
+    def flush_head(self) -> None: ...
+    def send_continue(self) -> None: ...
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+    def abort(self) -> None: ...
+    def exchange_done(self, ex: Exchange) -> None: ...
+
+
+class Upstream(Protocol):
+    """What an exchange asks of the connection it was forwarded on (gateway.proxy.upstream)."""
+
+    def write_body(self, data: bytes) -> None: ...
+    def end_body(self, trailers: bytes) -> None: ...
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+    def time_out(self) -> None: ...
+    def abort(self) -> None: ...
+
+
+class Exchange:
+    """State of one request. Byte counts are payload bytes; times are `time.monotonic_ns`."""
+
+    __slots__ = (
+        "_future",
+        "_life",
+        "admitting",
+        "at_ms",
+        "body_chunks",
+        "body_done",
+        "body_trailers",
+        "bytes_in",
+        "bytes_out",
+        "client",
+        "deadline",
+        "fields",
+        "hold",
+        "id",
+        "line",
+        "max_body",
+        "plan",
+        "read_timeout",
+        "response_started",
+        "response_trailers",
+        "sent_ns",
+        "started_ns",
+        "status",
+        "total_deadline",
+        "upstream",
+    )
+
+    def __init__(
+        self, client: Client, line: RequestLine, fields: Fields, event_id: bytes, at_ms: int, started_ns: int
+    ) -> None:
+        self.client = client
+        self.line = line
+        self.fields = fields
+        self.id = event_id
+        self.at_ms = at_ms
+        self.started_ns = started_ns
+        self.sent_ns = 0
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.status = 0
+        self.body_chunks: list[bytes] = []
+        self.body_done = True
+        self.body_trailers = b""
+        self.max_body = -1
+        self.upstream: Upstream | None = None
+        self.response_started = False
+        self.admitting = False
+        self.plan: Any = None
+        self.hold = b""
+        self.deadline = 0.0
+        self.total_deadline = 0.0
+        self.read_timeout = 60.0
+        self.response_trailers = b""
+        self._life: Coroutine[Any, Any, None] | None = None
+        self._future: asyncio.Future[Any] | None = None
+
+    # -- the driver
+
+    def run(self, life: Coroutine[Any, Any, None]) -> None:
+        """Start the exchange's life; it runs until it first waits."""
+        self._life = life
+        self._step(life.send, None)
+
+    def resume(self, value: Any) -> None:
+        """Hand over what the life waits for. Without effect once the life is over."""
+        if self._life is not None:
+            self._step(self._life.send, value)
+
+    def throw(self, error: Exception) -> None:
+        """Raise `error` where the life waits. Without effect once the life is over."""
+        self.admitting = False
+        if self._life is not None:
+            self._future = None
+            self._step(self._life.throw, error)
+
+    def _step(self, step: Any, value: Any) -> None:
+        try:
+            waiting_for = step(value)
+        except (StopIteration, ClientGone):
+            self._end()
+        except Exception:  # whatever it is, it must not escape into a protocol's callback
+            _log.exception("a request failed inside the gateway", extra={"request_id": self.id.decode()})
+            if self.upstream is not None:
+                self.upstream.abort()
+            self.client.abort()
+            self._end()
+        else:
+            if waiting_for is not None:
+                waiting_for._asyncio_future_blocking = False
+                self._future = waiting_for
+                waiting_for.add_done_callback(self._future_done)
+
+    def _end(self) -> None:
+        self._life = None
+        self.client.exchange_done(self)
+
+    def _future_done(self, future: asyncio.Future[Any]) -> None:
+        if self._future is future:
+            self._future = None
+            self.resume(None)
+        elif not future.cancelled():
+            future.exception()  # nobody waits any more; mark it as seen
+
+    # -- the request body, on its way from the client to the upstream
+
+    def body_data(self, data: bytes) -> None:
+        """A piece of the request body arrived."""
+        self.bytes_in += len(data)
+        if self.upstream is not None:
+            self.upstream.write_body(data)
+        else:
+            self.body_chunks.append(data)
+
+    def body_end(self, trailers: bytes = b"") -> None:
+        """The request body is complete."""
+        self.body_done = True
+        self.body_trailers = trailers
+        if self.upstream is not None:
+            self.upstream.end_body(trailers)
+
+    # -- the response body, on its way from the upstream to the client
+
+    def response_data(self, data: bytes) -> None:
+        """A piece of the response body arrived."""
+        self.bytes_out += len(data)
+        self.client.write_body(data)

@@ -1,0 +1,74 @@
+"""What a reply of the admit script means: headers for who was admitted, a denial for who was not. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from gateway.limits.plan import WINDOW_MS
+from ledger import problems
+
+if TYPE_CHECKING:
+    from gateway.limits.plan import Plan
+    from ledger.problems import Problem
+
+ADMITTED: Final = 0
+COUNTED_BEFORE: Final = -1
+
+_MAX_QUOTA_DENIAL_S: Final = 1.0
+"""A quota refusal is remembered this long only, since a settlement may give held quota back."""
+
+
+class Denial(NamedTuple):
+    """A refusal by limit. `wait_s` is whole seconds until trying again can succeed, `members` go into the problem."""
+
+    problem: Problem
+    wait_s: int
+    violated: str
+    limit: int
+    used: int
+    headers: bytes
+
+
+def limit_headers(plan: Plan, reply: Sequence[int]) -> bytes:
+    """The rate-limit fields of an answer, from the admit script's reply."""
+    if not plan.header_format:
+        return b""
+    now = reply[1]
+    values: list[int] = []
+    at = 2
+    for window in plan.windows:
+        count, oldest = reply[at], reply[at + 1]
+        remaining = window.limit - count
+        values.append(remaining if remaining > 0 else 0)
+        values.append((oldest + WINDOW_MS - now + 999) // 1000 if oldest else 0)
+        at += 2
+    if plan.limited:
+        left = plan.period_end - now // 1000
+        for quota in plan.quotas:
+            if quota.limit is not None:
+                remaining = quota.limit - reply[at]
+                values.append(remaining if remaining > 0 else 0)
+                values.append(left if left > 0 else 0)
+            at += 1
+    values.append(values[0])
+    values.append(values[1])
+    return plan.header_format % tuple(values)
+
+
+def denial_of(plan: Plan, reply: Sequence[int]) -> tuple[Denial, float]:
+    """The denial in a reply whose verdict is above 0, and for how many seconds it certainly stands."""
+    index = reply[0] - 1
+    now = reply[1]
+    headers = limit_headers(plan, reply)
+    if index < len(plan.windows):
+        window = plan.windows[index]
+        wait_ms = max(1, reply[3 + 2 * index] + WINDOW_MS - now)
+        wait_s = (wait_ms + 999) // 1000
+        denial = Denial(problems.RATE_LIMITED, wait_s, window.name, window.limit, reply[2 + 2 * index], headers)
+        return denial, wait_ms / 1000
+    quota = plan.quotas[index - len(plan.windows)]
+    used = reply[2 + 2 * len(plan.windows) + index - len(plan.windows)]
+    wait_s = max(1, plan.period_end - now // 1000)
+    denial = Denial(problems.QUOTA_EXCEEDED, wait_s, quota.meter, quota.limit or 0, used, headers)
+    return denial, min(wait_s, _MAX_QUOTA_DENIAL_S)

@@ -1,0 +1,223 @@
+"""What admission and settlement need to know about one (key, customer, route), worked out once. Pure.
+
+A plan holds the limits that apply, the names of their counters, and nearly all bytes of the Redis commands and of the
+answer's headers; a request adds its id and its time. It is good until its quota period ends or a part of it changes
+(`generation`), and is remembered beside the key or customer it belongs to.
+
+Which limits: the key's own requests/minute, the tier's requests/minute (per customer), the route's requests/minute (over
+all customers), and the tier's quota of each meter that the route counts.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from hashlib import sha1
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import orjson
+
+from gateway.store.redis import encode
+from ledger import names
+from ledger.periods import period_of
+
+if TYPE_CHECKING:
+    from gateway.store.nouns import Customer, Principal, Route, Tier
+
+WINDOW_MS: Final = 60_000
+
+ADMIT: Final = resources.files("gateway.limits").joinpath("admit.lua").read_text()
+SETTLE: Final = resources.files("gateway.limits").joinpath("settle.lua").read_text()
+
+
+def script_sha(script: str) -> bytes:
+    """The name EVALSHA knows a script by."""
+    return sha1(script.encode(), usedforsecurity=False).hexdigest().encode()
+
+
+ADMIT_SHA: Final = script_sha(ADMIT)
+
+
+class Window(NamedTuple):
+    """A sliding window: at most `limit` requests in any 60 s. `name` is what clients see."""
+
+    name: str
+    limit: int
+    key: str
+
+
+class Quota(NamedTuple):
+    """A meter's quota in this period: `limit` None is unlimited, `quantity` what one request holds of it."""
+
+    meter: str
+    limit: int | None
+    quantity: int
+    key: str
+
+
+class Plan:
+    """See the module. `denial` is a refusal that stands until `denied_until` (monotonic seconds)."""
+
+    __slots__ = (
+        "admit_head",
+        "admit_tail",
+        "customer",
+        "denial",
+        "denied_until",
+        "generation",
+        "header_format",
+        "hold_tail",
+        "identity",
+        "limited",
+        "meters",
+        "period_end",
+        "period_start",
+        "principal",
+        "quotas",
+        "reservations",
+        "route",
+        "stream",
+        "tier",
+        "windows",
+    )
+
+    generation: int
+    principal: Principal | None
+    customer: Customer | None
+    tier: Tier | None
+    route: Route | None
+    windows: tuple[Window, ...]
+    quotas: tuple[Quota, ...]
+    meters: dict[str, int]
+    period_start: int
+    period_end: int
+    reservations: str
+    stream: str
+    identity: bytes
+    hold_tail: bytes
+    admit_head: bytes
+    admit_tail: bytes
+    header_format: bytes
+    limited: tuple[Quota, ...]
+    denied_until: float
+    denial: Any
+
+
+def bulk(data: bytes) -> bytes:
+    """One RESP bulk string."""
+    return b"$%d\r\n%b\r\n" % (len(data), data)
+
+
+def make_plan(
+    *,
+    generation: int,
+    project_id: str,
+    mode: str,
+    principal: Principal | None,
+    customer: Customer | None,
+    tier: Tier | None,
+    route: Route | None,
+    meters: dict[str, int],
+    now: float,
+    shards: int,
+    gateway: str,
+    idempotency: str | None = None,
+) -> Plan:
+    """Work out a plan. `now` is Unix seconds, `meters` the quantities one request counts, `gateway` this process's name.
+
+    With `idempotency` (a digest) the plan is for one count only: a second admission of the same digest is answered -1.
+    """
+    shard = names.shard_of(project_id, customer.id if customer else None, shards)
+    owner = customer.id if customer else project_id
+    start, end = period_of(customer.anchor if customer else None, datetime.fromtimestamp(now, UTC))
+    plan = Plan()
+    plan.generation, plan.principal, plan.customer, plan.tier, plan.route = generation, principal, customer, tier, route
+    plan.meters = meters
+    plan.period_start, plan.period_end = int(start.timestamp()), int(end.timestamp())
+    plan.reservations, plan.stream = names.reservations(shard), names.usage_stream(shard)
+    plan.windows = tuple(_windows(shard, project_id, principal, customer, tier, route, shards))
+    plan.quotas = tuple(
+        Quota(
+            meter,
+            tier.quotas.get(meter) if tier else None,
+            quantity,
+            names.quota(shard, f"{mode}:{owner}", meter, plan.period_start),
+        )
+        for meter, quantity in meters.items()
+        if quantity
+    )
+    plan.limited = tuple(q for q in plan.quotas if q.limit is not None)
+    who: dict[str, Any] = {"project": project_id, "mode": mode, "customer": customer.id if customer else None}
+    if customer is not None and not customer.is_known:
+        who["external"] = customer.external_id
+    who["key"] = principal.key_id if principal else None
+    who["route"] = route.id if route else None
+    plan.identity = orjson.dumps(who)[1:-1]
+    hold = {"gateway": gateway, "hold": [[q.key, q.quantity] for q in plan.quotas]}
+    plan.hold_tail = b"," + orjson.dumps(hold)[1:]
+    plan.admit_head, plan.admit_tail = _admit_command(plan, idempotency and names.idempotency(shard, idempotency))
+    plan.header_format = _header_format(plan)
+    plan.denied_until = 0.0
+    plan.denial = None
+    return plan
+
+
+def _windows(
+    shard: int,
+    project_id: str,
+    principal: Principal | None,
+    customer: Customer | None,
+    tier: Tier | None,
+    route: Route | None,
+    shards: int,
+) -> list[Window]:
+    windows = []
+    if tier is not None and tier.requests_per_minute is not None and customer is not None:
+        windows.append(Window("minute", tier.requests_per_minute, names.window(shard, customer.id)))
+    if principal is not None and principal.requests_per_minute is not None:
+        windows.append(Window("key-minute", principal.requests_per_minute, names.window(shard, principal.key_id)))
+    if route is not None and route.spec.requests_per_minute is not None:
+        of_route = names.window(names.shard_of(project_id, None, shards), route.id)
+        windows.append(Window("route-minute", route.spec.requests_per_minute, of_route))
+    return windows
+
+
+def _admit_command(plan: Plan, marker: str | None) -> tuple[bytes, bytes]:
+    """The admit script's call, split where the reservation goes in."""
+    keys = [
+        plan.reservations,
+        *(w.key for w in plan.windows),
+        *(q.key for q in plan.quotas),
+        *([marker] if marker else []),
+    ]
+    tail: list[int] = [len(plan.windows), len(plan.quotas), 1 if marker else 0]
+    for window in plan.windows:
+        tail += (window.limit, WINDOW_MS)
+    for quota in plan.quotas:
+        tail += (-1 if quota.limit is None else quota.limit, quota.quantity, plan.period_end)
+    head = b"*%d\r\n" % (3 + len(keys) + 1 + len(tail))
+    packed = encode(("EVALSHA", ADMIT_SHA, str(len(keys)), *keys))
+    head += packed[packed.index(b"\r\n") + 2 :]
+    return head, b"".join(bulk(b"%d" % value) for value in tail)
+
+
+def _header_format(plan: Plan) -> bytes:
+    """The rate-limit headers (draft-ietf-httpapi-ratelimit-headers-11, and the older X- form) as one format.
+
+    Its values, in order: remaining and reset of each window and each limited quota; remaining and reset of the first.
+    """
+    policies, limits = [], []
+    for window in plan.windows:
+        policies.append(f'"{window.name}";q={window.limit};w={WINDOW_MS // 1000}')
+        limits.append(f'"{window.name}";r=%d;t=%d')
+    for quota in plan.limited:
+        unit = ';qu="requests"' if quota.meter == "requests" else ""
+        policies.append(f'"{quota.meter}";q={quota.limit};w={plan.period_end - plan.period_start}{unit}')
+        limits.append(f'"{quota.meter}";r=%d;t=%d')
+    if not policies:
+        return b""
+    first = plan.windows[0].limit if plan.windows else plan.limited[0].limit
+    return (
+        f"RateLimit-Policy: {', '.join(policies)}\r\nRateLimit: {', '.join(limits)}\r\n"
+        f"X-RateLimit-Limit: {first}\r\nX-RateLimit-Remaining: %d\r\nX-RateLimit-Reset: %d\r\n"
+    ).encode()

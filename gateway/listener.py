@@ -1,0 +1,476 @@
+"""The client's side of a connection: reads requests strictly, one exchange at a time, and writes answers.
+
+This is the only lane: proxied requests and the gateway's own endpoints are read, framed and answered here. The header
+section is parsed once and remembered, so a client that repeats it (keep-alive, same key, same kind of request) costs a
+comparison. What follows a request on the connection (pipelining) waits until its answer is written.
+
+Failure: what cannot be read unambiguously gets a problem document and the connection is closed, after lingering for a
+moment so that the answer arrives although the client is still sending. Deadlines (head, body, idle, upstream, total) are
+checked by `sweep` once a tick. Bounds: one head (`max_head_bytes`), 64 KiB of body or pipelined bytes waiting, then
+reading pauses; answers wait in the socket's buffer up to 64 KiB, then the upstream pauses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from gateway.exchange import BodyTooLarge, ClientGone, Exchange
+from gateway.http1.chunked import LAST_CHUNK, ChunkedDecoder, encode_chunk
+from gateway.http1.errors import Malformed
+from gateway.http1.fields import Fields, parse_fields
+from gateway.http1.head import find_head, split_head
+from gateway.http1.request import RequestLine, check_request, keeps_alive, parse_request_line
+from gateway.http1.response import CHUNKED, UNTIL_CLOSE
+from gateway.metrics import Admission
+from gateway.routes import life_of
+from ledger import problems
+from ledger.ids import uuid7_hex
+
+if TYPE_CHECKING:
+    from config.settings import GatewaySettings
+    from gateway.pipeline import Caller, Gateway
+    from ledger.problems import Problem
+
+WAITING_HIGH: Final = 65_536
+_LINGER_S: Final = 2.0
+_REASONS: Final = {
+    status: b"HTTP/1.1 %d %b\r\n" % (status, title.encode())
+    for status, title in (
+        (200, "OK"), (204, "No Content"), (400, "Bad Request"), (401, "Unauthorized"), (403, "Forbidden"), (404, "Not Found"),
+        (405, "Method Not Allowed"), (408, "Request Timeout"), (409, "Conflict"), (413, "Content Too Large"),
+        (414, "URI Too Long"), (415, "Unsupported Media Type"), (417, "Expectation Failed"), (422, "Unprocessable Content"),
+        (429, "Too Many Requests"), (431, "Request Header Fields Too Large"), (500, "Internal Server Error"),
+        (501, "Not Implemented"), (502, "Bad Gateway"), (503, "Service Unavailable"), (504, "Gateway Timeout"),
+        (505, "HTTP Version Not Supported"),
+    )
+}  # fmt: skip
+
+_NO_FIELDS: Final = parse_fields(b"\r\n", 1)
+_NO_LINE: Final = RequestLine(b"GET", b"/", b"/", None, 1)
+
+
+@dataclass(slots=True, eq=False)
+class Door:
+    """What all client connections of a worker share. `connections` are the open ones."""
+
+    gateway: Gateway
+    settings: GatewaySettings
+    connections: set[ClientConnection]
+
+
+# What a connection is doing
+_HEAD, _EXCHANGE, _LINGER, _CLOSED = range(4)
+# What is left of the request body
+_NO_BODY, _LENGTH, _CHUNKED = range(3)
+
+
+class ClientConnection(asyncio.Protocol):
+    """See the module."""
+
+    __slots__ = (
+        "_block",
+        "_body",
+        "_buffer",
+        "_chunked_out",
+        "_close_after",
+        "_decoder",
+        "_door",
+        "_ex",
+        "_fields",
+        "_forwarded",
+        "_head_out",
+        "_left",
+        "_limits",
+        "_reading_paused",
+        "_scanned",
+        "_state",
+        "_transport",
+        "_write_paused",
+        "caller",
+        "deadline",
+        "peer_ip",
+    )
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._limits = door.settings
+        self._transport: asyncio.Transport | None = None
+        self._state = _HEAD
+        self._buffer: bytes | bytearray = b""
+        self._block = b""
+        self._fields = _NO_FIELDS
+        self._ex: Exchange | None = None
+        self._body = _NO_BODY
+        self._left = 0
+        self._decoder: ChunkedDecoder | None = None
+        self._head_out = b""
+        self._chunked_out = False
+        self._close_after = False
+        self._reading_paused = False
+        self._write_paused = False
+        self._forwarded = b""
+        self.caller: Caller | None = None
+        self.peer_ip = ""
+        self.deadline = 0.0
+
+    # -- what the network does
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._transport = transport
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        peer = transport.get_extra_info("peername")
+        self.peer_ip = peer[0] if isinstance(peer, tuple) else "127.0.0.1"
+        scheme = b"https" if transport.get_extra_info("ssl_object") else b"http"
+        self._forwarded = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\n" % (self.peer_ip.encode(), scheme)
+        transport.set_write_buffer_limits(high=WAITING_HIGH)
+        self._door.connections.add(self)
+        self._door.gateway.metrics.counts["connections_total"] += 1
+        self.deadline = self._now() + self._limits.head_timeout_ms / 1000
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._state = _CLOSED
+        self._door.connections.discard(self)
+        ex = self._ex
+        if ex is not None:
+            ex.throw(ClientGone())
+
+    def eof_received(self) -> bool:
+        return False  # a client that half-closes has gone, as far as can be told
+
+    def pause_writing(self) -> None:
+        self._write_paused = True
+        if self._ex is not None and self._ex.upstream is not None:
+            self._ex.upstream.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        ex = self._ex
+        if ex is not None and ex.upstream is not None:
+            ex.deadline = self._now() + ex.read_timeout
+            ex.upstream.resume_reading()
+        elif ex is None and self._state == _HEAD and self._buffer:
+            self._soon()
+
+    def data_received(self, data: bytes) -> None:
+        if self._state == _HEAD:
+            if self._buffer:
+                self._buffer += data
+                if not self._write_paused:
+                    self._read_request(self._buffer)
+            elif self._write_paused:
+                self._buffer = bytearray(data)
+            else:
+                self._read_request(data)
+        elif self._state == _EXCHANGE:
+            if self._body != _NO_BODY:
+                self._read_body(data)
+            else:
+                self._keep(data)
+
+    @property
+    def is_busy(self) -> bool:
+        """True while an exchange is open."""
+        return self._ex is not None
+
+    # -- reading a request
+
+    def _read_request(self, data: bytes | bytearray) -> None:
+        """Read one head, and what there is of its body, from what has arrived; begin its exchange."""
+        limits = self._limits
+        try:
+            end = find_head(data, 0, limits.max_head_bytes)
+            if end < 0:
+                if not self._buffer:
+                    self._buffer = bytearray(data)
+                    self.deadline = self._now() + limits.head_timeout_ms / 1000
+                return
+            start_line, block = split_head(data, 0, end)
+            line = parse_request_line(start_line, limits.max_target_bytes)
+            if block == self._block:
+                fields = self._fields
+            else:
+                fields = parse_fields(block, limits.max_headers)
+                self._block, self._fields = block, fields
+            check_request(line, fields)
+        except Malformed as error:
+            self._refuse(error.problem, error.detail)
+            return
+        rest = bytes(data[end:])
+        self._buffer = b""
+        now_ms = time.time_ns() // 1_000_000
+        ex = Exchange(self, line, fields, uuid7_hex(now_ms).encode(), now_ms, time.monotonic_ns())
+        self._ex = ex
+        self._state = _EXCHANGE
+        self._close_after = not keeps_alive(line.minor, fields) or self._door.gateway.is_draining
+        if fields.content_length:
+            self._body, self._left = _LENGTH, fields.content_length
+            ex.body_done = False
+        elif fields.chunked:
+            self._body, self._decoder = _CHUNKED, ChunkedDecoder()
+            ex.body_done = False
+        if self._body == _NO_BODY:
+            if rest:
+                self._keep(rest)
+        elif rest:
+            self._read_body(rest)
+            if self._ex is not ex:
+                return
+        ex.run(life_of(self._door.gateway, ex))
+
+    def _read_body(self, data: bytes) -> None:
+        ex = self._ex
+        assert ex is not None
+        ex.deadline = self._now() + self._limits.body_timeout_ms / 1000
+        if self._body == _LENGTH:
+            size = len(data)
+            if size < self._left:
+                self._left -= size
+                ex.body_data(data)
+            else:
+                self._body = _NO_BODY
+                if size > self._left:
+                    self._keep(data[self._left :])
+                    data = data[: self._left]
+                self._left = 0
+                ex.body_data(data)
+                ex.body_end()
+        else:
+            decoder = self._decoder
+            assert decoder is not None
+            try:
+                pieces = decoder.feed(data)
+            except Malformed as error:
+                self._refuse(error.problem, error.detail)
+                return
+            if pieces:
+                ex.body_data(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            if decoder.done:
+                self._body, self._decoder = _NO_BODY, None
+                if decoder.leftover:
+                    self._keep(decoder.leftover)
+                trailers = decoder.trailers
+                ex.body_end(b"".join([item[2] for item in trailers.items]) if trailers is not None else b"")
+        if 0 <= ex.max_body < ex.bytes_in:
+            ex.throw(BodyTooLarge())
+        elif ex.upstream is None and ex.bytes_in > WAITING_HIGH and not ex.body_done:
+            self.pause_reading()
+
+    def _keep(self, data: bytes) -> None:
+        """Bytes of a later request: they wait."""
+        self._buffer = bytearray(self._buffer + data)
+        if len(self._buffer) > WAITING_HIGH:
+            self.pause_reading()
+
+    def _refuse(self, problem: Problem, detail: str) -> None:
+        """Answer what cannot be read any further, and close."""
+        self._door.gateway.metrics.admissions[Admission.MALFORMED] += 1
+        ex, self._ex = self._ex, None
+        self._close_after = True
+        self._body = _NO_BODY
+        if ex is not None:  # in the middle of a request body: whatever has begun is broken off
+            self._ex = ex
+            if ex.response_started or ex.upstream is not None:
+                self.abort()
+                return
+            self._ex = None
+        now_ms = time.time_ns() // 1_000_000
+        stand_in = Exchange(self, _NO_LINE, _NO_FIELDS, uuid7_hex(now_ms).encode(), now_ms, time.monotonic_ns())
+        body = problem.body(stand_in.id.decode(), detail)
+        headers = b"Content-Type: application/problem+json\r\n"
+        if problem is problems.METHOD_NOT_ALLOWED:
+            headers += b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
+        self.respond(stand_in, problem.status, headers, body)
+        self._linger()
+        if ex is not None:
+            ex.throw(ClientGone())
+
+    # -- what the exchange asks for
+
+    def forwarded_lines(self, fields: Fields) -> bytes:
+        """The fields that tell an upstream about the client: Via, X-Forwarded-For, -Proto and -Host."""
+        host = b"X-Forwarded-Host: %b\r\n" % fields.host if fields.host else b""
+        if not self._door.settings.trust_forwarded:
+            return b"Via: 1.1 tollgate\r\n%b%b" % (self._forwarded, host)
+        earlier = b", ".join(fields.values(b"x-forwarded-for"))
+        chain = b"%b, %b" % (earlier, self.peer_ip.encode()) if earlier else self.peer_ip.encode()
+        scheme = fields.index.get(b"x-forwarded-proto")
+        lines = self._forwarded if scheme is None else b"X-Forwarded-Proto: %b\r\n" % scheme
+        if scheme is None:
+            lines = lines[lines.index(b"\r\n") + 2 :]
+        theirs = fields.index.get(b"x-forwarded-host")
+        if theirs is not None:
+            host = b"X-Forwarded-Host: %b\r\n" % theirs
+        return b"Via: 1.1 tollgate\r\nX-Forwarded-For: %b\r\n%b%b" % (chain, lines, host)
+
+    def respond(self, ex: Exchange, status: int, headers: bytes, body: bytes) -> None:
+        """Write a whole answer of the gateway's own."""
+        if self._transport is None:
+            return
+        if not ex.body_done:
+            self._close_after = True
+        ex.status, ex.response_started = status, True
+        head = b"%b%bContent-Length: %d\r\n%bX-Request-Id: %b\r\n%b\r\n" % (
+            _REASONS[status],
+            headers,
+            len(body),
+            self._door.gateway.clock.date_line,
+            ex.id,
+            self._connection_line(ex),
+        )
+        self._transport.write(head if ex.line.method == b"HEAD" else head + body)
+
+    def start_response(self, ex: Exchange, lead: bytes, extra: bytes, framing: int) -> None:
+        """Begin an upstream's answer: `lead` is its head so far, `extra` further lines; the body follows by write_body."""
+        if not ex.body_done:
+            self._close_after = True
+        coding = b""
+        self._chunked_out = False
+        if framing in (CHUNKED, UNTIL_CLOSE):
+            if ex.line.minor:
+                self._chunked_out = True
+                coding = b"Transfer-Encoding: chunked\r\n"
+            else:
+                self._close_after = True
+        ex.response_started = True
+        self._head_out = b"%b%bX-Request-Id: %b\r\n%b%b\r\n" % (lead, extra, ex.id, coding, self._connection_line(ex))
+
+    def _connection_line(self, ex: Exchange) -> bytes:
+        if self._close_after:
+            return b"Connection: close\r\n"
+        return b"" if ex.line.minor else b"Connection: keep-alive\r\n"
+
+    def write_body(self, data: bytes) -> None:
+        transport = self._transport
+        if transport is None:
+            return
+        if self._chunked_out:
+            data = encode_chunk(data)
+        if self._head_out:
+            data = self._head_out + data
+            self._head_out = b""
+        transport.write(data)
+
+    def end_body(self, trailers: bytes) -> None:
+        transport = self._transport
+        if transport is None:
+            return
+        rest = self._head_out
+        self._head_out = b""
+        if self._chunked_out:
+            self._chunked_out = False
+            rest += b"0\r\n%b\r\n" % trailers if trailers else LAST_CHUNK
+        if rest:
+            transport.write(rest)
+
+    def flush_head(self) -> None:
+        """Send a head that waits for its body's first piece."""
+        if self._head_out and self._transport is not None:
+            self._transport.write(self._head_out)
+            self._head_out = b""
+
+    def send_continue(self) -> None:
+        if self._transport is not None:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def pause_reading(self) -> None:
+        if self._transport is not None and not self._reading_paused:
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._transport is not None and self._reading_paused:
+            self._reading_paused = False
+            self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """Break off: an answer that has begun must not look complete."""
+        self._state = _CLOSED
+        if self._transport is not None:
+            self._transport.abort()
+
+    def exchange_done(self, ex: Exchange) -> None:
+        """The exchange is over; the next request may be read."""
+        if self._ex is not ex:
+            return
+        self._ex = None
+        if self._transport is None or self._state == _CLOSED:
+            return
+        if self._close_after or self._body != _NO_BODY or self._door.gateway.is_draining:
+            if self._body == _NO_BODY and ex.body_done:
+                self._state = _CLOSED
+                self._transport.close()
+            else:
+                self._linger()
+            return
+        self._state = _HEAD
+        self.deadline = self._now() + self._limits.idle_timeout_ms / 1000
+        self.resume_reading()
+        if self._buffer and not self._write_paused:
+            self.deadline = self._now() + self._limits.head_timeout_ms / 1000
+            self._soon()
+
+    # -- time
+
+    def _now(self) -> float:
+        return self._door.gateway.clock.now
+
+    def _soon(self) -> None:
+        asyncio.get_running_loop().call_soon(self._read_kept)
+
+    def _read_kept(self) -> None:
+        if self._state == _HEAD and self._buffer and self._ex is None:
+            self._read_request(self._buffer)
+
+    def _linger(self) -> None:
+        """Close once the client has had time to read the answer: closing on unread bytes would reset the connection."""
+        self._state = _LINGER
+        self._body = _NO_BODY
+        self._buffer = b""
+        self.deadline = self._now() + _LINGER_S
+        if self._transport is not None:
+            self.resume_reading()
+            if self._transport.can_write_eof():
+                self._transport.write_eof()
+
+    def sweep(self, now: float) -> None:
+        """Act on a deadline that has passed."""
+        ex = self._ex
+        if ex is not None:
+            if 0 < ex.total_deadline < now:
+                _time_out(ex)
+            elif 0 < ex.deadline < now:
+                if self._write_paused:
+                    self.abort()  # the client does not take its answer
+                elif not ex.body_done and not self._reading_paused:
+                    self._refuse(problems.REQUEST_TIMEOUT, "The request body did not arrive in time.")
+                else:
+                    _time_out(ex)
+            return
+        if now < self.deadline or self._transport is None:
+            return
+        if self._state == _HEAD and self._buffer:
+            self._refuse(problems.REQUEST_TIMEOUT, "The request head did not arrive in time.")
+        else:
+            self._state = _CLOSED
+            self._transport.abort() if self._state == _LINGER else self._transport.close()
+
+    def drain(self) -> None:
+        """The gateway stops: an idle connection closes now, a busy one after its answer."""
+        if self._ex is None and self._transport is not None:
+            self._transport.close()
+
+
+def _time_out(ex: Exchange) -> None:
+    ex.deadline = ex.total_deadline = 0.0
+    if ex.upstream is not None:
+        ex.upstream.time_out()
+
+
+__all__: list[Any] = ["ClientConnection", "Door"]

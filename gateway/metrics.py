@@ -1,0 +1,153 @@
+"""The gateway's counters: plain integers on the hot path, made into Prometheus families when somebody asks.
+
+A worker counts into `Metrics`; `snapshot()` is a JSON-able copy. The parent process adds up the snapshots of its workers
+(`merge`), living and dead, and serves them with prometheus-client (`families`). Cardinality is bounded by the number of
+routes; everything else has a fixed set of labels.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from enum import IntEnum
+from typing import Any, Final
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+
+BOUNDS_US: Final = (
+    100,
+    250,
+    500,
+    1_000,
+    2_500,
+    5_000,
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    10_000_000,
+)
+
+
+class Admission(IntEnum):
+    """What became of requests before they were forwarded."""
+
+    ADMITTED = 0
+    UNAUTHENTICATED = 1
+    FORBIDDEN = 2
+    RATE_LIMITED = 3
+    QUOTA_EXCEEDED = 4
+    UNAVAILABLE = 5
+    NO_ROUTE = 6
+    MALFORMED = 7
+
+
+class Histogram:
+    """Counts per bucket of BOUNDS_US (and one beyond), and the sum in µs."""
+
+    __slots__ = ("buckets", "sum_us")
+
+    def __init__(self) -> None:
+        self.buckets = [0] * (len(BOUNDS_US) + 1)
+        self.sum_us = 0
+
+    def observe(self, value_us: int) -> None:
+        self.buckets[bisect_left(BOUNDS_US, value_us)] += 1
+        self.sum_us += value_us
+
+
+class RouteMetrics:
+    """Answers of one route by status class (index 1 to 5), time in the gateway and time waiting for the upstream."""
+
+    __slots__ = ("classes", "gateway", "upstream")
+
+    def __init__(self) -> None:
+        self.classes = [0] * 10
+        self.gateway = Histogram()
+        self.upstream = Histogram()
+
+
+class Metrics:
+    """All counters of one worker."""
+
+    def __init__(self) -> None:
+        self.routes: dict[str, RouteMetrics] = {}
+        self.admissions = [0] * len(Admission)
+        self.counts = {"connections_total": 0, "events_total": 0}
+        self.gauges: dict[str, float] = {}
+
+    def route(self, name: str) -> RouteMetrics:
+        """The counters of the route called `name`; kept when the route is reloaded."""
+        if name not in self.routes:
+            self.routes[name] = RouteMetrics()
+        return self.routes[name]
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything as plain JSON-able values."""
+        return {
+            "routes": {
+                name: {
+                    "classes": r.classes,
+                    "gateway": [r.gateway.buckets, r.gateway.sum_us],
+                    "upstream": [r.upstream.buckets, r.upstream.sum_us],
+                }
+                for name, r in self.routes.items()
+            },
+            "admissions": self.admissions,
+            "counts": self.counts,
+            "gauges": self.gauges,
+        }
+
+
+def merge(snapshots: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The sum of several snapshots."""
+    total: dict[str, Any] = {}
+    for snapshot in snapshots:
+        total = _added(total, snapshot)
+    return total
+
+
+def _added(left: Any, right: Any) -> Any:
+    if isinstance(right, dict):
+        left = left or {}
+        return {key: _added(left.get(key), right.get(key)) for key in {**left, **right}}
+    if isinstance(right, list):
+        return [_added(a, b) for a, b in zip(left, right, strict=True)] if left else right
+    return left if right is None else right if left is None else left + right
+
+
+def families(total: dict[str, Any], workers: int) -> list[Metric]:
+    """A merged snapshot as Prometheus metric families."""
+    requests = CounterMetricFamily("tollgate_requests", "Answers by route and status class", labels=["route", "status"])
+    gateway = HistogramMetricFamily(
+        "tollgate_gateway_seconds", "Time spent in the gateway, without waiting for the upstream", labels=["route"]
+    )
+    upstream = HistogramMetricFamily(
+        "tollgate_upstream_seconds", "Time until the upstream's answer was whole", labels=["route"]
+    )
+    for name, route in total.get("routes", {}).items():
+        for status_class, count in enumerate(route["classes"]):
+            if count:
+                requests.add_metric([name, f"{status_class}xx"], count)
+        for family, (buckets, sum_us) in ((gateway, route["gateway"]), (upstream, route["upstream"])):
+            running, rows = 0, []
+            for bound, count in zip((*BOUNDS_US, None), buckets, strict=True):
+                running += count
+                rows.append(("+Inf" if bound is None else str(bound / 1e6), running))
+            family.add_metric([name], rows, sum_us / 1e6)
+    admissions = CounterMetricFamily("tollgate_admissions", "Requests by outcome of admission", labels=["outcome"])
+    for outcome in Admission:
+        admissions.add_metric([outcome.name.lower()], total.get("admissions", [0] * len(Admission))[outcome])
+    found: list[Metric] = [requests, gateway, upstream, admissions]
+    for name, value in total.get("counts", {}).items():
+        found.append(
+            CounterMetricFamily(f"tollgate_{name.removesuffix('_total')}", name.replace("_", " "), value=value)
+        )
+    for name, value in total.get("gauges", {}).items():
+        found.append(GaugeMetricFamily(f"tollgate_{name}", name.replace("_", " "), value=value))
+    found.append(GaugeMetricFamily("tollgate_gateway_workers", "Gateway worker processes alive", value=workers))
+    return found

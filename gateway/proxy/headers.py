@@ -1,0 +1,80 @@
+"""Which fields pass, in both directions. Pure.
+
+Hop-by-hop fields end here (RFC 9110 §7.6.1), as do those named by `Connection`, except that a peer cannot name away what
+frames the message. The client's key, and whatever it claims about forwarding or identity, never reaches the upstream; the
+gateway puts its own in their place, after the filter, so that nothing a client sends can remove or precede it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from gateway.http1.fields import Fields
+
+HOP_BY_HOP: Final = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+
+_OURS_TO_UPSTREAM: Final = frozenset(
+    (
+        b"host",
+        b"expect",
+        b"forwarded",
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-proto",
+        b"x-real-ip",
+        b"x-request-id",
+        b"x-user-id",
+        b"x-user-plan",
+    )
+)
+
+_OURS_TO_CLIENT: Final = frozenset(
+    (
+        b"ratelimit",
+        b"ratelimit-policy",
+        b"x-ratelimit-limit",
+        b"x-ratelimit-remaining",
+        b"x-ratelimit-reset",
+        b"x-request-id",
+    )
+)
+
+_NEVER_TO_UPSTREAM: Final = HOP_BY_HOP | _OURS_TO_UPSTREAM
+_NEVER_TO_CLIENT: Final = HOP_BY_HOP | _OURS_TO_CLIENT
+_FRAMING: Final = frozenset((b"content-length",))
+
+
+def to_upstream(fields: Fields, credential_field: bytes) -> bytes:
+    """The request's fields that pass, as lines. `credential_field` is the one that carried the key (b"" for none)."""
+    dropped = _NEVER_TO_UPSTREAM
+    if fields.connection:
+        dropped = dropped | (fields.connection - _FRAMING)
+    return b"".join([line for name, _, line in fields.items if name not in dropped and name != credential_field])
+
+
+def to_client(fields: Fields, *, drop_length: bool) -> bytes:
+    """The response's fields that pass, as lines; without Content-Length where the status forbids one."""
+    dropped = _NEVER_TO_CLIENT
+    if fields.connection:
+        dropped = dropped | (fields.connection - _FRAMING)
+    if drop_length:
+        dropped = dropped | _FRAMING
+    return b"".join([line for name, _, line in fields.items if name not in dropped])
+
+
+def safe_value(text: str) -> bytes:
+    """A value for a field of ours; what cannot stand in a field is replaced, so no identity can split a head."""
+    return "".join(c if " " < c <= "~" else "?" for c in text).encode()

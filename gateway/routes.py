@@ -1,0 +1,295 @@
+"""The gateway's own endpoints, beside the routes it proxies.
+
+    GET  /health     alive: 200 as long as the process serves
+    GET  /ready      200 when snapshot and Redis are there, else 503; names each dependency either way
+    POST /api/data   count without proxying: {meter?: "requests", quantity?: 1, idempotencyKey?}
+    GET  /api/usage  what the caller has used and may use in this period, counting nothing
+
+The last two speak for the caller's customer: a customer key's own, or the one a secret key names in X-User-Id.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from gateway.auth.extract import Absent, extract
+from gateway.exchange import ClientGone, suspend
+from gateway.limits.decide import ADMITTED, COUNTED_BEFORE, denial_of, limit_headers
+from gateway.limits.limiter import UNAVAILABLE
+from gateway.limits.plan import Plan, make_plan
+from gateway.metering.event import event_of
+from gateway.metrics import Admission
+from gateway.pipeline import Gateway, Refusal, answer, authenticate, customer_of, refusal_of, refuse, serve
+from gateway.store.redis import encode
+from ledger import problems
+from ledger.events import MAX_QUANTITY, Outcome
+from ledger.keys import KeyKind
+from ledger.specs import is_meter_name
+
+if TYPE_CHECKING:
+    from gateway.exchange import Exchange
+
+_JSON: Final = b"Content-Type: application/json\r\n"
+_MAX_BODY: Final = 65_536
+_RETRY_SOON: Final = b"Retry-After: 1\r\n"
+
+Life = Coroutine[Any, Any, None]
+Endpoint = Callable[[Gateway, "Exchange"], Life]
+
+
+def life_of(gw: Gateway, ex: Exchange) -> Life:
+    """The life of a request: one of the endpoints here, or that of a proxied request."""
+    endpoints = _ENDPOINTS.get(ex.line.path)
+    if endpoints is None:
+        return serve(gw, ex)
+    endpoint = endpoints.get(ex.line.method)
+    if endpoint is None:
+        return _wrong_method(gw, ex, b", ".join(endpoints))
+    return endpoint(gw, ex)
+
+
+async def _wrong_method(gw: Gateway, ex: Exchange, allowed: bytes) -> None:
+    refuse(gw, ex, Refusal(problems.METHOD_NOT_ALLOWED, b"Allow: %b\r\n" % allowed, Admission.NO_ROUTE))
+
+
+async def _health(gw: Gateway, ex: Exchange) -> None:
+    ex.client.respond(ex, 200, _JSON, b'{"status":"ok"}')
+
+
+async def _ready(gw: Gateway, ex: Exchange) -> None:
+    snapshot, redis = gw.snapshot, gw.limiter.redis
+    checks = {
+        "routes": "ok" if snapshot.is_loaded else "not loaded yet",
+        "postgres": "ok" if snapshot.is_connected else "unavailable",
+        "redis": "ok" if redis.available else "unavailable",
+        "backlog": "full" if gw.limiter.is_full else "ok",
+        "draining": "yes" if gw.is_draining else "no",
+    }
+    # Without Postgres, known keys go on being served; a gateway that never reached it cannot serve anything.
+    is_ready = snapshot.is_loaded and snapshot.is_connected and redis.available and not gw.limiter.is_full
+    is_ready = is_ready and not gw.is_draining
+    body = orjson.dumps({"status": "ready" if is_ready else "not ready", "checks": checks})
+    ex.client.respond(ex, 200 if is_ready else 503, _JSON, body)
+
+
+async def _data(gw: Gateway, ex: Exchange) -> None:
+    """Count a quantity of a meter for the caller's customer, if its quota allows."""
+    raw = await _body(ex)
+    if raw is None:
+        return answer(ex, problems.BODY_TOO_LARGE)
+    asked = _asked(raw)
+    if isinstance(asked, str):
+        return answer(ex, problems.INVALID, detail=asked)
+    meter, quantity, idem = asked
+    plan = await _plan_of(gw, ex, {meter: quantity}, idem)
+    if isinstance(plan, Refusal):
+        return refuse(gw, ex, plan)
+    if gw.limiter.is_full or not gw.limiter.ask(ex, plan):
+        return refuse(gw, ex, Refusal(problems.LIMITS_UNAVAILABLE, _RETRY_SOON, Admission.UNAVAILABLE))
+    reply = await suspend()
+    if reply is UNAVAILABLE:
+        return refuse(gw, ex, Refusal(problems.LIMITS_UNAVAILABLE, _RETRY_SOON, Admission.UNAVAILABLE))
+    headers = limit_headers(plan, reply)
+    used = reply[2 + 2 * len(plan.windows)] if plan.quotas else 0
+    if reply[0] == COUNTED_BEFORE:
+        return ex.client.respond(ex, 200, _JSON + headers, _counted(plan, meter, used))
+    if reply[0] != ADMITTED:
+        return _not_counted(gw, ex, plan, meter, reply)
+    ex.status = 200
+    identity = plan.identity + (b',"idem":%b' % orjson.dumps(idem) if idem else b"")
+    event = event_of(ex, identity, plan.meters, Outcome.COUNTED, time.monotonic_ns(), is_charged=True)
+    gw.limiter.settle(ex, event, is_charged=True)
+    gw.metrics.admissions[Admission.ADMITTED] += 1
+    ex.client.respond(ex, 200, _JSON + headers, _counted(plan, meter, used))
+
+
+def _not_counted(gw: Gateway, ex: Exchange, plan: Plan, meter: str, reply: list[int]) -> None:
+    denial, _ = denial_of(plan, reply)
+    headers = denial.headers + b"Retry-After: %d\r\n" % denial.wait_s
+    if denial.problem is problems.RATE_LIMITED:
+        return refuse(gw, ex, Refusal(denial.problem, headers, Admission.RATE_LIMITED, None, denial.violated))
+    gw.metrics.admissions[Admission.QUOTA_EXCEEDED] += 1
+    plan_name = plan.tier.name if plan.tier else None
+    body = orjson.dumps(
+        {
+            "error": "Tier limit reached",
+            "count": denial.used,
+            "limit": denial.limit,
+            "plan": plan_name,
+            "message": f"The plan {plan_name} includes {denial.limit} {meter} in this period. Upgrade for more.",
+        }
+    )
+    ex.client.respond(ex, 403, _JSON + headers, body)
+
+
+async def _usage(gw: Gateway, ex: Exchange) -> None:
+    """What the caller's customer has used of a meter (`?meter=`, default requests)."""
+    meter = "requests"
+    for part in (ex.line.query or b"").split(b"&"):
+        name, _, value = part.partition(b"=")
+        if name == b"meter":
+            meter = value.decode("latin-1")
+    if not is_meter_name(meter):
+        return answer(ex, problems.INVALID, detail="meter: expected a meter's name")
+    plan = await _plan_of(gw, ex, {meter: 1}, None)
+    if isinstance(plan, Refusal):
+        return refuse(gw, ex, plan)
+    redis = gw.limiter.redis
+    if not redis.available:
+        return refuse(gw, ex, Refusal(problems.LIMITS_UNAVAILABLE, _RETRY_SOON, Admission.UNAVAILABLE))
+    ex.admitting = True
+    redis.send(encode(("GET", plan.quotas[0].key)), _Once(ex))
+    reply = await suspend()
+    if reply is not None and not isinstance(reply, bytes):
+        return refuse(gw, ex, Refusal(problems.LIMITS_UNAVAILABLE, _RETRY_SOON, Admission.UNAVAILABLE))
+    ex.client.respond(ex, 200, _JSON, orjson.dumps(_figures(plan, meter, int(reply or 0))))
+
+
+class _Once:
+    """Resumes an exchange with one reply, or with UNAVAILABLE when it is late."""
+
+    __slots__ = ("_ex",)
+
+    def __init__(self, ex: Exchange) -> None:
+        self._ex = ex
+
+    def on_reply(self, reply: Any) -> None:
+        if self._ex.admitting:
+            self._ex.admitting = False
+            self._ex.resume(reply)
+
+    def on_timeout(self) -> None:
+        self.on_reply(UNAVAILABLE)
+
+
+async def _body(ex: Exchange) -> bytes | None:
+    """The whole request body; None if it is larger than these endpoints take."""
+    ex.max_body = _MAX_BODY
+    if (ex.fields.content_length or 0) > _MAX_BODY or ex.bytes_in > _MAX_BODY:
+        return None
+    if not ex.body_done:
+        if b"expect" in ex.fields.index:
+            ex.client.send_continue()
+        collector = _Collector(ex)
+        ex.upstream = collector
+        try:
+            await suspend()
+        except ClientGone:
+            raise
+        finally:
+            ex.upstream = None
+    return b"".join(ex.body_chunks)
+
+
+class _Collector:
+    """Stands where an upstream would, and resumes the exchange when the body is complete."""
+
+    def __init__(self, ex: Exchange) -> None:
+        self._ex = ex
+
+    def write_body(self, data: bytes) -> None:
+        self._ex.body_chunks.append(data)
+
+    def end_body(self, trailers: bytes) -> None:
+        self._ex.resume(None)
+
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+    def abort(self) -> None: ...
+
+    def time_out(self) -> None:
+        self._ex.throw(ClientGone())
+
+
+def _asked(raw: bytes) -> tuple[str, int, str | None] | str:
+    """The meter, quantity and idempotency key of POST /api/data; or what is wrong with it."""
+    try:
+        data = orjson.loads(raw) if raw.strip() else {}
+    except orjson.JSONDecodeError:
+        return "The body is not JSON."
+    if not isinstance(data, dict):
+        return "The body is not a JSON object."
+    unknown = sorted(set(data) - {"meter", "quantity", "idempotencyKey"})
+    if unknown:
+        return f"{unknown[0][:64]}: unknown field; known are meter, quantity, idempotencyKey"
+    meter, quantity, idem = data.get("meter", "requests"), data.get("quantity", 1), data.get("idempotencyKey")
+    if not isinstance(meter, str) or not is_meter_name(meter):
+        return "meter: expected a meter's name of lower-case letters, digits, '.', '_' or '-'"
+    if type(quantity) is not int or not 1 <= quantity <= MAX_QUANTITY:
+        return f"quantity: expected an integer from 1 to {MAX_QUANTITY}"
+    if idem is not None and (not isinstance(idem, str) or not 1 <= len(idem) <= 255 or "\0" in idem):
+        return "idempotencyKey: expected 1 to 255 characters"
+    return meter, quantity, idem
+
+
+async def _plan_of(gw: Gateway, ex: Exchange, meters: dict[str, int], idem: str | None) -> Plan | Refusal:
+    """The caller's plan for counting these meters outside any route."""
+    credential = extract(ex.fields, ex.line.query)
+    if isinstance(credential, Absent):
+        return refusal_of(credential)
+    principal = await authenticate(gw, ex, credential, None)
+    if isinstance(principal, Refusal):
+        return principal
+    if principal.kind == KeyKind.PUBLISHABLE:
+        return Refusal(problems.FORBIDDEN, b"", Admission.FORBIDDEN)
+    who = await customer_of(gw, ex, principal)
+    if isinstance(who, Refusal):
+        return who
+    customer, tier = who
+    digest = None
+    if idem is not None:
+        owner = customer.id if customer else principal.project_id
+        digest = sha256(f"{principal.project_id}\0{principal.mode}\0{owner}\0{idem}".encode()).hexdigest()
+    return make_plan(
+        generation=gw.snapshot.generation,
+        project_id=principal.project_id,
+        mode=principal.mode,
+        principal=principal,
+        customer=customer,
+        tier=tier,
+        route=None,
+        meters=meters,
+        now=ex.at_ms / 1000,
+        shards=gw.shards,
+        gateway=gw.name,
+        idempotency=digest,
+    )
+
+
+def _counted(plan: Plan, meter: str, used: int) -> bytes:
+    return orjson.dumps({"success": True, "allowed": True, **_figures(plan, meter, used)})
+
+
+def _figures(plan: Plan, meter: str, used: int) -> dict[str, Any]:
+    limit = plan.quotas[0].limit if plan.quotas else None
+    customer = plan.customer
+    return {
+        "userId": (customer.external_id or customer.id) if customer else None,
+        "usage": {
+            "meter": meter,
+            "count": used,
+            "limit": limit,
+            "plan": plan.tier.name if plan.tier else None,
+            "periodStart": _iso(plan.period_start),
+            "periodEnd": _iso(plan.period_end),
+            "remaining": None if limit is None else max(0, limit - used),
+        },
+    }
+
+
+def _iso(unix_s: int) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+_ENDPOINTS: Final[dict[bytes, dict[bytes, Endpoint]]] = {
+    b"/health": {b"GET": _health, b"HEAD": _health},
+    b"/ready": {b"GET": _ready, b"HEAD": _ready},
+    b"/api/data": {b"POST": _data},
+    b"/api/usage": {b"GET": _usage, b"HEAD": _usage},
+}

@@ -1,0 +1,77 @@
+"""What the snapshot is made of: the gateway's own, slotted view of keys, customers, tiers and routes.
+
+They are made from Postgres rows, shared by all requests and never changed after they are made: a change in Postgres makes
+the snapshot forget them. Only the `plans` remembered beside them are filled in by use.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from ipaddress import IPv4Network, IPv6Network
+from typing import Any
+
+from ledger.specs import RouteSpec, UpstreamSpec
+
+
+@dataclass(slots=True, eq=False)
+class Tier:
+    """`quotas` maps meter to its hard limit per period, None where the meter is unlimited (or the limit is soft)."""
+
+    id: str
+    name: str
+    requests_per_minute: int | None
+    quotas: dict[str, int | None]
+
+
+@dataclass(slots=True, eq=False)
+class Customer:
+    """`is_known` is False for an end user that no row exists for yet; `anchor` None means calendar months."""
+
+    id: str
+    external_id: str | None
+    tier: Tier | None
+    anchor: datetime | None
+    is_known: bool
+    plans: dict[Any, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class Principal:
+    """Who a key is. `expires_at` is Unix seconds."""
+
+    key_id: str
+    project_id: str
+    mode: str
+    kind: str
+    customer: Customer | None
+    scopes: frozenset[str]
+    requests_per_minute: int | None
+    allowed_origins: tuple[str, ...]
+    allowed_ips: tuple[IPv4Network | IPv6Network, ...]
+    expires_at: float | None
+    is_revoked: bool
+    plans: dict[Any, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class Route:
+    """A compiled route. `prefix` ends in '/' for a prefix route and is the whole path for an exact one."""
+
+    id: str
+    project_id: str
+    name: str
+    spec: RouteSpec
+    upstream_id: str
+    upstream: UpstreamSpec
+    prefix: str
+    is_exact: bool
+    methods: frozenset[bytes]
+    key_header: bytes | None
+    key_query: bytes | None
+    scopes: frozenset[str]
+    plans: dict[Any, Any] = field(default_factory=dict)
+    pools: Any = None
+    """The upstream's connection pools, put here by the proxy at first use."""
+    metrics: Any = None
+    """This route's counters, put here by the pipeline at first use."""

@@ -1,0 +1,236 @@
+"""The one connection to Redis: every command of a loop turn leaves in one write, replies come back in order.
+
+A command is bytes that are already encoded (`encode`), because the hot path keeps most of them ready. Whoever sends one
+gives a *waiter*, whose `on_reply(reply)` is called from the connection's callback: with the value, with a
+`hiredis.ReplyError` if Redis refused, or with LOST if the connection broke before the answer (the command may have run).
+`on_timeout()` is called once if no answer came within the deadline; the late answer, or LOST, still follows.
+
+Failure: `available` is False from the first missed deadline or broken connection until Redis answers again; callers ask it
+before sending and apply their policy, so a slow Redis costs one deadline, not one per request. A connection that stays
+silent for `dead_after` is dropped. Reconnecting backs off from 50 ms to 1 s. Bound: pending commands are at most one per
+request in flight plus one settlement batch per turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+from urllib.parse import unquote, urlsplit
+
+import hiredis
+
+_log = logging.getLogger("gateway.redis")
+
+
+class _Lost:
+    def __repr__(self) -> str:
+        return "LOST"
+
+
+LOST: Final = _Lost()
+"""The reply to a command whose connection broke: it may or may not have been carried out."""
+
+encode: Final[Callable[[tuple[Any, ...]], bytes]] = hiredis.pack_command
+"""A command and its arguments as RESP bytes."""
+
+
+class Waiter(Protocol):
+    """Whoever waits for the reply to one command."""
+
+    def on_reply(self, reply: Any) -> None: ...
+    def on_timeout(self) -> None: ...
+
+
+class _Ignore:
+    """Waits for replies nobody needs (SELECT, SCRIPT LOAD, PING)."""
+
+    def on_reply(self, reply: Any) -> None:
+        if isinstance(reply, hiredis.ReplyError):
+            _log.error("redis refused a command of the connection itself: %s", reply)
+
+    def on_timeout(self) -> None:
+        pass
+
+
+_IGNORE: Final = _Ignore()
+
+
+class RedisPipe(asyncio.Protocol):
+    """The connection. `scripts` are loaded on every connect, so that EVALSHA finds them."""
+
+    def __init__(self, url: str, scripts: Sequence[str], *, deadline: float, dead_after: float = 2.0) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("redis", "unix") or (parts.scheme == "redis" and not parts.hostname):
+            raise ValueError("redis_url: expected redis://[user:password@]host[:port][/db] or unix:///path")
+        self._host, self._port, self._path = parts.hostname or "", parts.port or 6379, parts.path
+        self._is_unix = parts.scheme == "unix"
+        self._auth: tuple[str, ...] = ()
+        if parts.password:
+            user = (unquote(parts.username),) if parts.username else ()
+            self._auth = ("AUTH", *user, unquote(parts.password))
+        self._db = 0 if self._is_unix else int(parts.path.strip("/") or 0)
+        self._scripts = tuple(scripts)
+        self._deadline = deadline
+        self._dead_after = dead_after
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._reader = hiredis.Reader(notEnoughData=LOST)
+        self._out: list[bytes] = []
+        self._waiters: deque[Waiter] = deque()
+        self._sent: deque[list[Any]] = deque()  # [sent at, commands still unanswered, timed out]
+        self._closing = False
+        self._connector: asyncio.Task[None] | None = None
+        self._handshake = 0
+        self.available = False
+        self.errors = 0
+        self._ticker = self._loop.call_later(0.02, self._tick)
+
+    # -- life of the connection
+
+    def start(self) -> None:
+        """Begin connecting; goes on by itself until `close`."""
+        self._connector = asyncio.create_task(self._connect(), name="redis-connect")
+
+    async def _connect(self) -> None:
+        delay = 0.05
+        while not self._closing:
+            try:
+                async with asyncio.timeout(self._dead_after):
+                    if self._is_unix:
+                        await self._loop.create_unix_connection(lambda: self, self._path)
+                    else:
+                        await self._loop.create_connection(lambda: self, self._host, self._port)
+                return
+            except (OSError, TimeoutError) as error:
+                self.errors += 1
+                if delay == 0.05:
+                    _log.warning("redis cannot be reached: %s", error)
+                await asyncio.sleep(delay)
+                delay = min(1.0, delay * 2)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        sock = transport.get_extra_info("socket")
+        if not self._is_unix and sock is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._transport = transport
+        self._reader = hiredis.Reader(notEnoughData=LOST)
+        commands: list[tuple[str, ...]] = [self._auth] if self._auth else []
+        if self._db:
+            commands.append(("SELECT", str(self._db)))
+        commands += [("SCRIPT", "LOAD", script) for script in self._scripts]
+        self._handshake = len(commands) + 1
+        for command in (*commands, ("PING",)):
+            self.send(encode(command), _IGNORE)
+        self._flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._out.clear()
+        self._sent.clear()
+        waiters, self._waiters = self._waiters, deque()
+        if self.available:
+            _log.warning("redis connection lost: %s", exc or "closed by the server")
+        self.available = False
+        if not self._closing:
+            self.errors += 1
+            self.start()
+        for waiter in waiters:
+            waiter.on_reply(LOST)
+
+    async def close(self) -> None:
+        """Stop for good. Commands still pending get LOST."""
+        self._closing = True
+        self._ticker.cancel()
+        if self._connector is not None:
+            self._connector.cancel()
+            await asyncio.gather(self._connector, return_exceptions=True)
+        if self._transport is not None:
+            self._transport.close()
+            await asyncio.sleep(0)
+
+    # -- commands and replies
+
+    def send(self, command: bytes, waiter: Waiter) -> None:
+        """Queue one encoded command; it leaves at the end of this loop turn. LOST at once if there is no connection."""
+        if self._transport is None:
+            self._loop.call_soon(waiter.on_reply, LOST)
+            return
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out.append(command)
+        self._waiters.append(waiter)
+
+    def reload_scripts(self) -> None:
+        """Send the scripts again (Redis forgot them: SCRIPT FLUSH, fail-over)."""
+        for script in self._scripts:
+            self.send(encode(("SCRIPT", "LOAD", script)), _IGNORE)
+
+    def _flush(self) -> None:
+        out = self._out
+        if out and self._transport is not None:
+            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+            self._sent.append([self._loop.time(), len(out), False])
+            out.clear()
+
+    def data_received(self, data: bytes) -> None:
+        reader, waiters = self._reader, self._waiters
+        reader.feed(data)
+        answered = 0
+        while (reply := reader.gets()) is not LOST:
+            answered += 1
+            if self._handshake:
+                self._handshake_reply(reply)
+            waiters.popleft().on_reply(reply)
+        sent = self._sent
+        while answered:
+            batch = sent[0]
+            if batch[1] > answered:
+                batch[1] -= answered
+                break
+            answered -= batch[1]
+            sent.popleft()
+        if not self.available and not self._handshake and (not sent or not sent[0][2]):
+            self.available = True
+            _log.info("redis answers")
+
+    def _handshake_reply(self, reply: Any) -> None:
+        if isinstance(reply, hiredis.ReplyError):
+            _log.error("redis refused the connection: %s", reply)
+            self.errors += 1
+            if self._transport is not None:
+                self._loop.call_later(0.5, self._transport.abort)
+            return
+        self._handshake -= 1
+
+    def _tick(self) -> None:
+        """Every 20 ms: who waited too long is told; a connection silent for too long is dropped."""
+        self._ticker = self._loop.call_later(0.02, self._tick)
+        sent = self._sent
+        if not sent:
+            return
+        now = self._loop.time()
+        if now - sent[0][0] < self._deadline:
+            return
+        if now - sent[0][0] > self._dead_after and self._transport is not None:
+            _log.warning("redis is silent for %.1f s; reconnecting", now - sent[0][0])
+            self._transport.abort()
+            return
+        if self.available:
+            self.available = False
+            self.errors += 1
+            _log.warning("redis does not answer within %d ms", self._deadline * 1000)
+        late: list[Waiter] = []
+        index = 0
+        for batch in sent:
+            if now - batch[0] < self._deadline:
+                break
+            if not batch[2]:
+                batch[2] = True
+                late.extend(list(self._waiters)[index : index + batch[1]])
+            index += batch[1]
+        for waiter in late:
+            waiter.on_timeout()
