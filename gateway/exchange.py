@@ -75,6 +75,7 @@ class Exchange:
     __slots__ = (
         "_future",
         "_life",
+        "_send",
         "admitting",
         "at_ms",
         "body_chunks",
@@ -85,8 +86,8 @@ class Exchange:
         "client",
         "deadline",
         "fields",
-        "hold",
         "id",
+        "limiter",
         "line",
         "max_body",
         "plan",
@@ -121,12 +122,13 @@ class Exchange:
         self.response_started = False
         self.admitting = False
         self.plan: Any = None
-        self.hold = b""
+        self.limiter: Any = None
         self.deadline = 0.0
         self.total_deadline = 0.0
         self.read_timeout = 60.0
         self.response_trailers = b""
         self._life: Coroutine[Any, Any, None] | None = None
+        self._send: Any = None
         self._future: asyncio.Future[Any] | None = None
 
     # -- the driver
@@ -134,40 +136,55 @@ class Exchange:
     def run(self, life: Coroutine[Any, Any, None]) -> None:
         """Start the exchange's life; it runs until it first waits."""
         self._life = life
-        self._step(life.send, None)
+        self._send = life.send
+        self.resume(None)
 
     def resume(self, value: Any) -> None:
         """Hand over what the life waits for. Without effect once the life is over."""
-        if self._life is not None:
-            self._step(self._life.send, value)
+        if self._life is None:
+            return
+        try:
+            future = self._send(value)
+        except (StopIteration, ClientGone):
+            self._end()
+        except Exception:  # noqa: BLE001 - whatever it is, it must not escape into a callback
+            self._failed()
+        else:
+            if future is not None:
+                self._wait_for(future)
 
     def throw(self, error: Exception) -> None:
         """Raise `error` where the life waits. Without effect once the life is over."""
         self.admitting = False
-        if self._life is not None:
-            self._future = None
-            self._step(self._life.throw, error)
-
-    def _step(self, step: Any, value: Any) -> None:
+        if self._life is None:
+            return
+        self._future = None
         try:
-            waiting_for = step(value)
+            future = self._life.throw(error)
         except (StopIteration, ClientGone):
             self._end()
-        except Exception:  # whatever it is, it must not escape into a protocol's callback
-            _log.exception("a request failed inside the gateway", extra={"request_id": self.id.decode()})
-            if self.upstream is not None:
-                self.upstream.abort()
-            self.client.abort()
-            self._end()
+        except Exception:  # noqa: BLE001 - see above
+            self._failed()
         else:
-            if waiting_for is not None:
-                waiting_for._asyncio_future_blocking = False
-                self._future = waiting_for
-                waiting_for.add_done_callback(self._future_done)
+            if future is not None:
+                self._wait_for(future)
+
+    def _failed(self) -> None:
+        _log.exception("a request failed inside the gateway", extra={"request_id": self.id.decode()})
+        if self.upstream is not None:
+            self.upstream.abort()
+        self.client.abort()
+        self._end()
 
     def _end(self) -> None:
         self._life = None
         self.client.exchange_done(self)
+
+    def _wait_for(self, future: Any) -> None:
+        """The life awaits an ordinary future: go on when it is done."""
+        future._asyncio_future_blocking = False
+        self._future = future
+        future.add_done_callback(self._future_done)
 
     def _future_done(self, future: asyncio.Future[Any]) -> None:
         if self._future is future:
@@ -175,6 +192,24 @@ class Exchange:
             self.resume(None)
         elif not future.cancelled():
             future.exception()  # nobody waits any more; mark it as seen
+
+    # -- the verdict of the admission, for which the exchange itself waits on the Redis connection
+
+    def on_reply(self, reply: Any) -> None:
+        """The reply to the admission, an error, or LOST."""
+        if type(reply) is not list:
+            self.limiter.refused(self, reply)
+        elif self.admitting:
+            self.admitting = False
+            self.resume(reply)
+        else:
+            self.limiter.came_late(self, reply)
+
+    def on_timeout(self) -> None:
+        """No verdict in time; it may still come."""
+        if self.admitting:
+            self.admitting = False
+            self.resume(None)
 
     # -- the request body, on its way from the client to the upstream
 

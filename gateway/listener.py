@@ -40,9 +40,9 @@ _LINGER_S: Final = 2.0
 _REASONS: Final = {
     status: b"HTTP/1.1 %d %b\r\n" % (status, title.encode())
     for status, title in (
-        (200, "OK"), (204, "No Content"), (400, "Bad Request"), (401, "Unauthorized"), (403, "Forbidden"), (404, "Not Found"),
-        (405, "Method Not Allowed"), (408, "Request Timeout"), (409, "Conflict"), (413, "Content Too Large"),
-        (414, "URI Too Long"), (415, "Unsupported Media Type"), (417, "Expectation Failed"), (422, "Unprocessable Content"),
+        (200, "OK"), (204, "No Content"), (400, "Bad Request"), (401, "Unauthorized"), (403, "Forbidden"),
+        (404, "Not Found"), (405, "Method Not Allowed"), (408, "Request Timeout"), (409, "Conflict"),
+        (413, "Content Too Large"), (414, "URI Too Long"), (415, "Unsupported Media Type"), (417, "Expectation Failed"), (422, "Unprocessable Content"),
         (429, "Too Many Requests"), (431, "Request Header Fields Too Large"), (500, "Internal Server Error"),
         (501, "Not Implemented"), (502, "Bad Gateway"), (503, "Service Unavailable"), (504, "Gateway Timeout"),
         (505, "HTTP Version Not Supported"),
@@ -72,7 +72,6 @@ class ClientConnection(asyncio.Protocol):
     """See the module."""
 
     __slots__ = (
-        "_block",
         "_body",
         "_buffer",
         "_chunked_out",
@@ -80,13 +79,16 @@ class ClientConnection(asyncio.Protocol):
         "_decoder",
         "_door",
         "_ex",
-        "_fields",
         "_forwarded",
+        "_head",
         "_head_out",
+        "_keeps_alive",
+        "_last_fields",
+        "_last_line",
         "_left",
         "_limits",
         "_reading_paused",
-        "_scanned",
+        "_start_line",
         "_state",
         "_transport",
         "_write_paused",
@@ -101,8 +103,11 @@ class ClientConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._state = _HEAD
         self._buffer: bytes | bytearray = b""
-        self._block = b""
-        self._fields = _NO_FIELDS
+        self._head: bytes | None = None
+        self._start_line = b""
+        self._last_line = _NO_LINE
+        self._last_fields = _NO_FIELDS
+        self._keeps_alive = True
         self._ex: Exchange | None = None
         self._body = _NO_BODY
         self._left = 0
@@ -160,7 +165,10 @@ class ClientConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._state == _HEAD:
-            if self._buffer:
+            head = self._head
+            if head is not None and not self._buffer and not self._write_paused and data.startswith(head):
+                self._begin(data[len(head) :])  # the same head as before, to the byte
+            elif self._buffer:
                 self._buffer += data
                 if not self._write_paused:
                     self._read_request(self._buffer)
@@ -182,7 +190,7 @@ class ClientConnection(asyncio.Protocol):
     # -- reading a request
 
     def _read_request(self, data: bytes | bytearray) -> None:
-        """Read one head, and what there is of its body, from what has arrived; begin its exchange."""
+        """Read one head from what has arrived; begin its exchange."""
         limits = self._limits
         try:
             end = find_head(data, 0, limits.max_head_bytes)
@@ -192,37 +200,44 @@ class ClientConnection(asyncio.Protocol):
                     self.deadline = self._now() + limits.head_timeout_ms / 1000
                 return
             start_line, block = split_head(data, 0, end)
-            line = parse_request_line(start_line, limits.max_target_bytes)
-            if block == self._block:
-                fields = self._fields
-            else:
+            line, fields = self._last_line, self._last_fields
+            if start_line != self._start_line:
+                line = parse_request_line(start_line, limits.max_target_bytes)
+            if block != fields.raw:
                 fields = parse_fields(block, limits.max_headers)
-                self._block, self._fields = block, fields
             check_request(line, fields)
         except Malformed as error:
             self._refuse(error.problem, error.detail)
             return
-        rest = bytes(data[end:])
+        self._head = bytes(data[:end])
+        self._start_line, self._last_line, self._last_fields = start_line, line, fields
+        self._keeps_alive = keeps_alive(line.minor, fields)
         self._buffer = b""
+        self._begin(bytes(data[end:]))
+
+    def _begin(self, rest: bytes) -> None:
+        """Begin the exchange of the head read last; `rest` is what came after it."""
+        line, fields = self._last_line, self._last_fields
         now_ms = time.time_ns() // 1_000_000
         ex = Exchange(self, line, fields, uuid7_hex(now_ms).encode(), now_ms, time.monotonic_ns())
         self._ex = ex
         self._state = _EXCHANGE
-        self._close_after = not keeps_alive(line.minor, fields) or self._door.gateway.is_draining
+        gateway = self._door.gateway
+        self._close_after = not self._keeps_alive or gateway.is_draining
         if fields.content_length:
             self._body, self._left = _LENGTH, fields.content_length
             ex.body_done = False
         elif fields.chunked:
             self._body, self._decoder = _CHUNKED, ChunkedDecoder()
             ex.body_done = False
-        if self._body == _NO_BODY:
-            if rest:
+        if rest:
+            if self._body == _NO_BODY:
                 self._keep(rest)
-        elif rest:
-            self._read_body(rest)
-            if self._ex is not ex:
-                return
-        ex.run(life_of(self._door.gateway, ex))
+            else:
+                self._read_body(rest)
+                if self._ex is not ex:
+                    return
+        ex.run(life_of(gateway, ex))
 
     def _read_body(self, data: bytes) -> None:
         ex = self._ex

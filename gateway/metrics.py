@@ -55,13 +55,9 @@ class Histogram:
         self.buckets = [0] * (len(BOUNDS_US) + 1)
         self.sum_us = 0
 
-    def observe(self, value_us: int) -> None:
-        self.buckets[bisect_left(BOUNDS_US, value_us)] += 1
-        self.sum_us += value_us
-
 
 class RouteMetrics:
-    """Answers of one route by status class (index 1 to 5), time in the gateway and time waiting for the upstream."""
+    """Answers of one route by status class (index 1 to 5), time in the gateway and time with the upstream."""
 
     __slots__ = ("classes", "gateway", "upstream")
 
@@ -69,6 +65,16 @@ class RouteMetrics:
         self.classes = [0] * 10
         self.gateway = Histogram()
         self.upstream = Histogram()
+
+    def answered(self, status: int, gateway_us: int, upstream_us: int) -> None:
+        """Count one answer."""
+        self.classes[status // 100] += 1
+        histogram = self.gateway
+        histogram.buckets[bisect_left(BOUNDS_US, gateway_us)] += 1
+        histogram.sum_us += gateway_us
+        histogram = self.upstream
+        histogram.buckets[bisect_left(BOUNDS_US, upstream_us)] += 1
+        histogram.sum_us += upstream_us
 
 
 class Metrics:
@@ -80,11 +86,12 @@ class Metrics:
         self.counts = {"connections_total": 0, "events_total": 0}
         self.gauges: dict[str, float] = {}
 
-    def route(self, name: str) -> RouteMetrics:
-        """The counters of the route called `name`; kept when the route is reloaded."""
-        if name not in self.routes:
-            self.routes[name] = RouteMetrics()
-        return self.routes[name]
+    def of_route(self, route: Any) -> RouteMetrics:
+        """The counters of a route; they outlive its reloads, as they go by its name."""
+        counters: RouteMetrics | None = route.metrics
+        if counters is None:
+            counters = route.metrics = self.routes.setdefault(route.name, RouteMetrics())
+        return counters
 
     def snapshot(self) -> dict[str, Any]:
         """Everything as plain JSON-able values."""

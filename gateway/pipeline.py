@@ -11,15 +11,15 @@ for byte, on the same route, with nothing changed in the snapshot since, is the 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.auth.access import refusal
 from gateway.auth.extract import Absent, Credential, extract, without_parameter
 from gateway.exchange import BodyTooLarge, ClientGone, suspend
 from gateway.limits.decide import ADMITTED, Denial, denial_of, limit_headers
-from gateway.limits.limiter import UNAVAILABLE
 from gateway.limits.plan import Plan, make_plan
+from gateway.metering.count import NOTHING, quantities
 from gateway.metering.event import event_of
 from gateway.metrics import Admission
 from gateway.proxy.headers import safe_value, to_upstream
@@ -30,11 +30,13 @@ from gateway.store.snapshot import Unavailable
 from ledger import problems
 from ledger.events import Outcome
 from ledger.keys import KeyKind, hash_key, is_well_formed
+from ledger.specs import AuthMode
 
 if TYPE_CHECKING:
     from gateway.clock import Clock
     from gateway.exchange import Exchange
     from gateway.http1.fields import Fields
+    from gateway.http1.request import RequestLine
     from gateway.limits.limiter import Limiter
     from gateway.metrics import Metrics
     from gateway.proxy.pool import Pool, Pools
@@ -78,59 +80,61 @@ class Refusal:
 class Caller:
     """Who makes a request on a route, and what follows from it, for as long as nothing of it changes.
 
-    `tail` is the upstream request's field lines from after Host to before X-Request-Id; `good_until` is Unix seconds.
+    `tail` is the upstream request's field lines from after Host to before X-Request-Id, `heads` the whole head up to
+    there for each origin it has been sent to; `good_until_ms` is Unix milliseconds.
     """
 
+    line: RequestLine
     fields: Fields
     route: Route
     generation: int
-    good_until: float
+    good_until_ms: float
     plan: Plan
     tail: bytes
+    heads: dict[Pool, bytes] = field(default_factory=dict)
 
 
 async def serve(gw: Gateway, ex: Exchange) -> None:
     """The life of a proxied request."""
-    line, fields, client = ex.line, ex.fields, ex.client
+    client = ex.client
 
-    # match
-    route = gw.snapshot.table.match(fields.host, line.path, line.method)
-    if not isinstance(route, Route):
-        return refuse(gw, ex, _no_route(gw, route))
-    spec = route.spec
-    if spec.max_body_bytes is not None:
-        ex.max_body = spec.max_body_bytes
-        if fields.content_length is not None and fields.content_length > ex.max_body:
-            return refuse(gw, ex, Refusal(problems.BODY_TOO_LARGE, counted_as=Admission.FORBIDDEN))
-
-    # authenticate
+    # match and authenticate, unless it is the same caller with the same request line as before
     caller = client.caller
     if (
         caller is None
-        or caller.fields is not fields
-        or caller.route is not route
+        or caller.line is not ex.line
+        or caller.fields is not ex.fields
         or caller.generation != gw.snapshot.generation
-        or caller.good_until * 1000 <= ex.at_ms
-        or route.key_query is not None
+        or caller.good_until_ms <= ex.at_ms
     ):
-        found = await identify(gw, ex, route)
+        found = await recognise(gw, ex, caller)
         if isinstance(found, Refusal):
             return refuse(gw, ex, found)
         client.caller = caller = found
-    plan = caller.plan
+    route, plan = caller.route, caller.plan
 
     # admit
-    limits = await admit(gw, ex, plan)
+    refusal = ask(gw, ex, plan)
+    if refusal is not None:
+        return refuse(gw, ex, refusal)
+    limits = verdict(gw, plan, await suspend())
     if isinstance(limits, Refusal):
         return refuse(gw, ex, limits)
 
-    # forward, count, settle
+    # forward
     outcome, is_charged = Outcome.COMPLETED, False
     try:
-        response = await _forward(gw, ex, caller)
+        prepare(gw, ex, route)
+        pool = route.pools.next()
+        try:
+            connection = pool.idle() or await connect(ex, pool)
+            connection.send(ex, upstream_head(caller, pool, ex.id))
+            response = await suspend()
+        except UpstreamBroken as broken:
+            response = await try_again(ex, caller, broken)
         ex.status = response.status
         client.start_response(ex, response.lead, limits, response.framing)
-        await suspend()
+        await suspend()  # the bodies pass
         client.end_body(ex.response_trailers)
         is_charged = True
     except UpstreamBroken as broken:
@@ -138,11 +142,10 @@ async def serve(gw: Gateway, ex: Exchange) -> None:
         if ex.response_started:
             client.abort()
         else:
-            retry = _RETRY_SOON if broken.problem.status == 503 else b""
-            answer(ex, broken.problem, limits + retry)
+            answer(ex, broken.problem, limits + (_RETRY_SOON if broken.problem.status == 503 else b""))
     except BodyTooLarge:
         outcome, is_charged = Outcome.UPSTREAM_FAILED, ex.sent_ns > 0
-        _drop_upstream(ex)
+        drop_upstream(ex)
         if ex.response_started:
             client.abort()
         else:
@@ -150,16 +153,19 @@ async def serve(gw: Gateway, ex: Exchange) -> None:
     except ClientGone:
         outcome, is_charged = Outcome.CLIENT_GONE, ex.sent_ns > 0
         ex.status = ex.status or 499
-        _drop_upstream(ex)
+        drop_upstream(ex)
     except Exception:
         outcome, is_charged = Outcome.UPSTREAM_FAILED, ex.sent_ns > 0
         ex.status = 500
         raise
+
+    # count and settle
     finally:
         now_ns = time.monotonic_ns()
-        event = event_of(ex, plan.identity, plan.meters, outcome, now_ns, is_charged=is_charged)
-        gw.limiter.settle(ex, event, is_charged=is_charged)
-        _measure(gw, ex, route, now_ns)
+        meters = quantities(plan.meters_json, ex.bytes_in, ex.bytes_out) if is_charged else NOTHING
+        gw.limiter.settle(ex, event_of(ex, plan.identity, meters, outcome, now_ns), is_charged=is_charged)
+        sent_ns = ex.sent_ns or now_ns
+        gw.metrics.of_route(route).answered(ex.status, (sent_ns - ex.started_ns) // 1000, (now_ns - sent_ns) // 1000)
 
 
 # -- refusing
@@ -191,24 +197,43 @@ def _no_route(gw: Gateway, allowed: frozenset[bytes] | None) -> Refusal:
 # -- who is it
 
 
-async def identify(gw: Gateway, ex: Exchange, route: Route) -> Caller | Refusal:
+async def recognise(gw: Gateway, ex: Exchange, last: Caller | None) -> Caller | Refusal:
+    """Match the route and identify who asks; `last` is who used this connection before."""
+    line, fields = ex.line, ex.fields
+    route = gw.snapshot.table.match(fields.host, line.path, line.method)
+    if not isinstance(route, Route):
+        return _no_route(gw, route)
+    largest = route.spec.max_body_bytes
+    if largest is not None and fields.content_length is not None and fields.content_length > largest:
+        return Refusal(problems.BODY_TOO_LARGE, counted_as=Admission.FORBIDDEN)
+    generation = gw.snapshot.generation
+    if (
+        last is not None
+        and last.fields is fields
+        and last.route is route
+        and last.line.method == line.method
+        and last.generation == generation
+        and last.good_until_ms > ex.at_ms
+        and route.key_query is None
+    ):
+        return Caller(line, fields, route, generation, last.good_until_ms, last.plan, last.tail)
+    return await identify(gw, ex, route, generation)
+
+
+async def identify(gw: Gateway, ex: Exchange, route: Route, generation: int) -> Caller | Refusal:
     """The caller of a request on a route, or why there is none."""
-    snapshot = gw.snapshot
-    generation = snapshot.generation
     now = ex.at_ms / 1000
     principal: Principal | None = None
-    field = b""
-    if route.spec.auth == "key":
+    carried_by = b""
+    mode = "live"
+    if route.spec.auth is AuthMode.KEY:
         credential = extract(ex.fields, ex.line.query, route.key_header, route.key_query)
         if isinstance(credential, Absent):
             return refusal_of(credential)
         checked = await authenticate(gw, ex, credential, route)
         if isinstance(checked, Refusal):
             return checked
-        principal, field = checked, credential.field
-        mode = principal.mode
-    else:
-        mode = "live"
+        principal, carried_by, mode = checked, credential.field, checked.mode
     who = await customer_of(gw, ex, principal)
     if isinstance(who, Refusal):
         return who
@@ -217,12 +242,12 @@ async def identify(gw: Gateway, ex: Exchange, route: Route) -> Caller | Refusal:
     good_until = float(plan.period_end)
     if principal is not None and principal.expires_at is not None:
         good_until = min(good_until, principal.expires_at)
-    tail = to_upstream(ex.fields, field) + ex.client.forwarded_lines(ex.fields)
+    tail = to_upstream(ex.fields, carried_by) + ex.client.forwarded_lines(ex.fields)
     if customer is not None:
         tail += b"X-User-Id: %b\r\n" % safe_value(customer.external_id or customer.id)
     if ex.fields.chunked:
         tail += b"Transfer-Encoding: chunked\r\n"
-    return Caller(ex.fields, route, generation, good_until, plan, tail)
+    return Caller(ex.line, ex.fields, route, generation, good_until * 1000, plan, tail)
 
 
 def refusal_of(absent: Absent) -> Refusal:
@@ -326,8 +351,8 @@ def _plan(
 # -- may they
 
 
-async def admit(gw: Gateway, ex: Exchange, plan: Plan) -> bytes | Refusal:
-    """Reserve what the request will use; the rate-limit header lines of its answer, or the refusal."""
+def ask(gw: Gateway, ex: Exchange, plan: Plan) -> Refusal | None:
+    """Ask for all that the request will use; the verdict comes to the exchange. Or refuse, if asking is no use."""
     if plan.denial is not None:
         if plan.denied_until > time.monotonic():
             return _denied(plan.denial)
@@ -336,8 +361,12 @@ async def admit(gw: Gateway, ex: Exchange, plan: Plan) -> bytes | Refusal:
         return Refusal(problems.BACKLOG_FULL, _RETRY_SOON, Admission.UNAVAILABLE)
     if not gw.limiter.ask(ex, plan):
         return Refusal(problems.LIMITS_UNAVAILABLE, _RETRY_SOON, Admission.UNAVAILABLE)
-    reply = await suspend()
-    if reply is UNAVAILABLE:
+    return None
+
+
+def verdict(gw: Gateway, plan: Plan, reply: list[int] | None) -> bytes | Refusal:
+    """The rate-limit header lines of an admitted request, or the refusal; `reply` None means that Redis gave none."""
+    if reply is None:
         return Refusal(problems.LIMITS_UNAVAILABLE, _RETRY_SOON, Admission.UNAVAILABLE)
     if reply[0] == ADMITTED:
         gw.metrics.admissions[Admission.ADMITTED] += 1
@@ -359,54 +388,42 @@ def _denied(denial: Denial) -> Refusal:
 # -- forward it
 
 
-async def _forward(gw: Gateway, ex: Exchange, caller: Caller) -> Response:
-    """Send the request to an upstream and wait for the head of its answer; tries again only where that is safe."""
-    line, route = ex.line, caller.route
+def prepare(gw: Gateway, ex: Exchange, route: Route) -> None:
+    """Set what forwarding on this route needs: pools, deadlines, body limit."""
     spec = route.spec
-    path = line.path
-    if spec.strip_prefix and not route.is_exact:
-        path = path[len(route.prefix) - 1 :]
-    query = line.query
-    if route.key_query is not None and query:
-        query = without_parameter(query, route.key_query)
-    if query is not None:
-        path = b"%b?%b" % (path, query)
     if route.pools is None:
         route.pools = gw.pools.of(route.upstream)
-    ex.read_timeout = spec.read_timeout_ms / 1000
+    ex.read_timeout = route.read_timeout
     if spec.total_timeout_ms is not None:
         ex.total_deadline = gw.clock.now + spec.total_timeout_ms / 1000
-    if b"expect" in ex.fields.index and not ex.body_done:
-        ex.client.send_continue()
-    tries_left = spec.retries
-    while True:
-        pool: Pool = route.pools.next()
-        host = b"Host: %b\r\n" % ex.fields.host if spec.preserve_host and ex.fields.host else pool.host_line
-        head = b"%b %b%b HTTP/1.1\r\n%b%bX-Request-Id: %b\r\n\r\n" % (
-            line.method,
-            pool.base_path,
-            path,
-            host,
-            caller.tail,
-            ex.id,
-        )
-        try:
-            connection = pool.idle() or await _connect(ex, pool)
-            ex.sent_ns = time.monotonic_ns()
-            connection.send(ex, head)
-            response: Response = await suspend()
-            return response
-        except UpstreamBroken as broken:
-            had_body = ex.bytes_in > 0 or not ex.body_done
-            if not tries_left or not may_retry(
-                was_connected=broken.was_connected, was_reused=broken.was_reused, method=line.method, has_body=had_body
-            ):
-                raise
-            tries_left -= 1
-            ex.upstream = None
+    if not ex.body_done:
+        if spec.max_body_bytes is not None:
+            ex.max_body = spec.max_body_bytes
+        if ex.line.minor and b"expect" in ex.fields.index:
+            ex.client.send_continue()
 
 
-async def _connect(ex: Exchange, pool: Pool) -> UpstreamConnection:
+def upstream_head(caller: Caller, pool: Pool, request_id: bytes) -> bytes:
+    """The head to send to an origin."""
+    head = caller.heads.get(pool)
+    if head is None:
+        line, route = caller.line, caller.route
+        path, query = line.path, line.query
+        if route.spec.strip_prefix and not route.is_exact:
+            path = path[len(route.prefix) - 1 :]
+        if route.key_query is not None and query:
+            query = without_parameter(query, route.key_query)
+        if query is not None:
+            path = b"%b?%b" % (path, query)
+        host = caller.fields.host if route.spec.preserve_host else None
+        host_line = b"Host: %b\r\n" % host if host else pool.host_line
+        head = b"%b %b%b HTTP/1.1\r\n%b%bX-Request-Id: " % (line.method, pool.base_path, path, host_line, caller.tail)
+        caller.heads[pool] = head
+    return b"%b%b\r\n\r\n" % (head, request_id)
+
+
+async def connect(ex: Exchange, pool: Pool) -> UpstreamConnection:
+    """A connection of a pool that has no idle one."""
     opening = pool.open()
     try:
         return await opening
@@ -415,20 +432,31 @@ async def _connect(ex: Exchange, pool: Pool) -> UpstreamConnection:
         raise
 
 
-def _drop_upstream(ex: Exchange) -> None:
+async def try_again(ex: Exchange, caller: Caller, broken: UpstreamBroken) -> Response:
+    """Send a request once more, or several times, where no upstream can have acted on it; else raise `broken`."""
+    route = caller.route
+    for _ in range(route.spec.retries):
+        if not may_retry(
+            was_connected=broken.was_connected,
+            was_reused=broken.was_reused,
+            method=caller.line.method,
+            has_body=ex.bytes_in > 0 or not ex.body_done,
+        ):
+            break
+        ex.upstream = None
+        pool = route.pools.next()
+        try:
+            connection = pool.idle() or await connect(ex, pool)
+            connection.send(ex, upstream_head(caller, pool, ex.id))
+            response: Response = await suspend()
+            return response
+        except UpstreamBroken as again:
+            broken = again
+    raise broken
+
+
+def drop_upstream(ex: Exchange) -> None:
+    """Break off what the upstream is doing for an exchange."""
     if ex.upstream is not None:
         ex.upstream.abort()
         ex.upstream = None
-
-
-# -- count it
-
-
-def _measure(gw: Gateway, ex: Exchange, route: Route, now_ns: int) -> None:
-    metrics = route.metrics
-    if metrics is None:
-        metrics = route.metrics = gw.metrics.route(route.name)
-    metrics.classes[ex.status // 100] += 1
-    sent_ns = ex.sent_ns or now_ns
-    metrics.gateway.observe((sent_ns - ex.started_ns) // 1000)
-    metrics.upstream.observe((now_ns - sent_ns) // 1000)

@@ -21,7 +21,6 @@ import orjson
 from gateway.auth.extract import Absent, extract
 from gateway.exchange import ClientGone, suspend
 from gateway.limits.decide import ADMITTED, COUNTED_BEFORE, denial_of, limit_headers
-from gateway.limits.limiter import UNAVAILABLE
 from gateway.limits.plan import Plan, make_plan
 from gateway.metering.event import event_of
 from gateway.metrics import Admission
@@ -93,7 +92,7 @@ async def _data(gw: Gateway, ex: Exchange) -> None:
     if gw.limiter.is_full or not gw.limiter.ask(ex, plan):
         return refuse(gw, ex, Refusal(problems.LIMITS_UNAVAILABLE, _RETRY_SOON, Admission.UNAVAILABLE))
     reply = await suspend()
-    if reply is UNAVAILABLE:
+    if reply is None:
         return refuse(gw, ex, Refusal(problems.LIMITS_UNAVAILABLE, _RETRY_SOON, Admission.UNAVAILABLE))
     headers = limit_headers(plan, reply)
     used = reply[2 + 2 * len(plan.windows)] if plan.quotas else 0
@@ -103,7 +102,7 @@ async def _data(gw: Gateway, ex: Exchange) -> None:
         return _not_counted(gw, ex, plan, meter, reply)
     ex.status = 200
     identity = plan.identity + (b',"idem":%b' % orjson.dumps(idem) if idem else b"")
-    event = event_of(ex, identity, plan.meters, Outcome.COUNTED, time.monotonic_ns(), is_charged=True)
+    event = event_of(ex, identity, b"{%b}" % plan.meters_json, Outcome.COUNTED, time.monotonic_ns())
     gw.limiter.settle(ex, event, is_charged=True)
     gw.metrics.admissions[Admission.ADMITTED] += 1
     ex.client.respond(ex, 200, _JSON + headers, _counted(plan, meter, used))
@@ -146,13 +145,16 @@ async def _usage(gw: Gateway, ex: Exchange) -> None:
     ex.admitting = True
     redis.send(encode(("GET", plan.quotas[0].key)), _Once(ex))
     reply = await suspend()
-    if reply is not None and not isinstance(reply, bytes):
+    if reply is not None and not isinstance(reply, bytes):  # late, lost or an error
         return refuse(gw, ex, Refusal(problems.LIMITS_UNAVAILABLE, _RETRY_SOON, Admission.UNAVAILABLE))
     ex.client.respond(ex, 200, _JSON, orjson.dumps(_figures(plan, meter, int(reply or 0))))
 
 
+LATE: Final = object()
+
+
 class _Once:
-    """Resumes an exchange with one reply, or with UNAVAILABLE when it is late."""
+    """Resumes an exchange with one reply, or with LATE."""
 
     __slots__ = ("_ex",)
 
@@ -165,7 +167,7 @@ class _Once:
             self._ex.resume(reply)
 
     def on_timeout(self) -> None:
-        self.on_reply(UNAVAILABLE)
+        self.on_reply(LATE)
 
 
 async def _body(ex: Exchange) -> bytes | None:
@@ -174,14 +176,12 @@ async def _body(ex: Exchange) -> bytes | None:
     if (ex.fields.content_length or 0) > _MAX_BODY or ex.bytes_in > _MAX_BODY:
         return None
     if not ex.body_done:
-        if b"expect" in ex.fields.index:
+        if ex.line.minor and b"expect" in ex.fields.index:
             ex.client.send_continue()
         collector = _Collector(ex)
         ex.upstream = collector
         try:
             await suspend()
-        except ClientGone:
-            raise
         finally:
             ex.upstream = None
     return b"".join(ex.body_chunks)

@@ -7,9 +7,9 @@ fixed for the life of a Redis data set.
 | name                                  | type   | holds                                                            |
 |---------------------------------------|--------|------------------------------------------------------------------|
 | `tg:{NN}:usage`                       | stream | usage events, field `e`; group `ledger`; entries removed once stored |
-| `tg:{NN}:resv`                        | zset   | open reservations: member = reservation JSON, score = admitted ms |
+| `tg:{NN}:resv`                        | hash   | open reservations: event id → reservation JSON                    |
 | `tg:{NN}:win:<scope>`                 | list   | admission times (Unix ms) inside a sliding window, oldest first   |
-| `tg:{NN}:quota:<customer>:<meter>:<t>`| string | used + reserved in the period that began at Unix second t         |
+| `tg:{NN}:quota:<owner>:<meter>:<t>`   | string | used + reserved in the period that began at Unix second t         |
 | `tg:{NN}:idem:<sha>`                  | string | an idempotent count already made                                  |
 | `tg:gateway:<instance>`               | string | "alive", expires; a reservation of an instance without it is orphaned |
 """

@@ -1,67 +1,82 @@
 -- Admit one request against every limit that applies, or none of them, and hold what it will use.
 --
--- KEYS  1 reservations (zset) | then each sliding window (list of admission times, ms) | then each quota counter |
+-- KEYS  1 reservations (hash) | then each sliding window (list of admission times, ms) | then each quota counter |
 --       then, if `idem` is 1, the idempotency marker
--- ARGV  1 reservation (member) | 2 number of windows | 3 number of quotas | 4 idem |
+-- ARGV  1 event id | 2 reservation (JSON) | 3 number of windows | 4 number of quotas | 5 idem |
 --       per window: limit, length in ms | per quota: limit (-1 = none), quantity, end of period (Unix s)
--- Reply {verdict, now_ms, per window: count, oldest_ms (0 = none) | per quota: used}
+-- Reply {verdict, now_ms, per window: count, oldest_ms | per quota: used}
 --       verdict 0 admitted, n > 0 refused by the n-th limit (windows first), -1 counted before (idempotency marker)
 --
 -- A window holds the admission times of the last `length` ms, so "never more than `limit` in any such span" is exact.
-local windows, quotas, idem = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
+-- It is counted by adding first and taking back on refusal: one command less for those who are admitted. Its list expires
+-- two lengths after it was begun or last trimmed: by then, whatever is in it is older than one length.
+local windows, quotas, idem = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5] == '1'
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local reply = {0, now}
-local verdict = 0
+local marker = KEYS[2 + windows + quotas]
 
+if idem and redis.call('EXISTS', marker) == 1 then
+    reply[1] = -1
+    for i = 1, windows do
+        reply[1 + 2 * i] = redis.call('LLEN', KEYS[1 + i])
+        reply[2 + 2 * i] = now
+    end
+    for i = 1, quotas do
+        reply[2 + 2 * windows + i] = tonumber(redis.call('GET', KEYS[1 + windows + i]) or 0)
+    end
+    return reply
+end
+
+local verdict = 0
 for i = 1, windows do
     local key = KEYS[1 + i]
-    local limit, length = tonumber(ARGV[3 + 2 * i]), tonumber(ARGV[4 + 2 * i])
-    local oldest = tonumber(redis.call('LINDEX', key, 0) or 0)
-    if oldest > 0 and oldest <= now - length then
+    local limit, length = tonumber(ARGV[4 + 2 * i]), tonumber(ARGV[5 + 2 * i])
+    local oldest = tonumber(redis.call('LINDEX', key, 0) or now)
+    local trimmed = false
+    if oldest <= now - length then
         if tonumber(redis.call('LINDEX', key, -1)) <= now - length then
             redis.call('DEL', key)
-            oldest = 0
+            oldest = now
         else
             repeat
                 redis.call('LPOP', key)
                 oldest = tonumber(redis.call('LINDEX', key, 0))
             until oldest > now - length
         end
+        trimmed = true
     end
-    local count = oldest > 0 and redis.call('LLEN', key) or 0
-    if count >= limit and verdict == 0 then verdict = i end
+    local count = redis.call('RPUSH', key, now)
+    if count == 1 or trimmed then redis.call('PEXPIRE', key, 2 * length) end
     reply[1 + 2 * i] = count
     reply[2 + 2 * i] = oldest
+    if count > limit and verdict == 0 then verdict = i end
 end
 
-local base = 4 + 2 * windows
-for i = 1, quotas do
-    local used = tonumber(redis.call('GET', KEYS[1 + windows + i]) or 0)
-    local limit, quantity = tonumber(ARGV[base + 3 * i - 2]), tonumber(ARGV[base + 3 * i - 1])
-    if limit >= 0 and used + quantity > limit and verdict == 0 then verdict = windows + i end
-    reply[2 + 2 * windows + i] = used
-end
-
-if idem and redis.call('EXISTS', KEYS[2 + windows + quotas]) == 1 then verdict = -1 end
-if verdict ~= 0 then
-    reply[1] = verdict
-    return reply
-end
-
-for i = 1, windows do
-    local key = KEYS[1 + i]
-    reply[1 + 2 * i] = redis.call('RPUSH', key, now)
-    if reply[2 + 2 * i] == 0 then reply[2 + 2 * i] = now end
-    redis.call('PEXPIRE', key, ARGV[4 + 2 * i])
-end
+local base = 5 + 2 * windows
 for i = 1, quotas do
     local key, quantity = KEYS[1 + windows + i], tonumber(ARGV[base + 3 * i - 1])
+    local limit = tonumber(ARGV[base + 3 * i - 2])
     local used = redis.call('INCRBY', key, quantity)
     -- kept a week past the period's end, for late settlements and for reconciliation
     if used == quantity then redis.call('EXPIREAT', key, ARGV[base + 3 * i] + 604800) end
     reply[2 + 2 * windows + i] = used
+    if limit >= 0 and used > limit and verdict == 0 then verdict = windows + i end
 end
-if idem then redis.call('SET', KEYS[2 + windows + quotas], '1', 'EX', 86400) end
-redis.call('ZADD', KEYS[1], now, ARGV[1])
+
+if verdict ~= 0 then
+    reply[1] = verdict
+    for i = 1, windows do
+        redis.call('RPOP', KEYS[1 + i])
+        reply[1 + 2 * i] = reply[1 + 2 * i] - 1
+    end
+    for i = 1, quotas do
+        local quantity = tonumber(ARGV[base + 3 * i - 1])
+        reply[2 + 2 * windows + i] = redis.call('DECRBY', KEYS[1 + windows + i], quantity)
+    end
+    return reply
+end
+
+if idem then redis.call('SET', marker, '1', 'EX', 86400) end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 return reply

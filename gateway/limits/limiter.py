@@ -1,7 +1,7 @@
 """Admission and settlement over the Redis connection.
 
-`ask` sends one admission; the exchange is resumed with the script's reply (a list of integers), or with UNAVAILABLE when
-Redis is away, too slow or refuses. Whatever was admitted is settled exactly once with `settle`, or given back with
+`ask` sends one admission; the exchange is resumed with the script's reply (a list of integers), or with None when Redis is
+away, too slow or refuses. Whatever was admitted is settled exactly once with `settle`, or given back with
 `give_back` where the request was never served; both only queue, and the queue leaves in batches.
 
 Unknown outcomes: an admission whose reply was lost or came too late may hold quota for a request that was refused; it is
@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import hiredis
 
 from gateway.limits.decide import ADMITTED
 from gateway.limits.plan import ADMIT, SETTLE, bulk, script_sha
-from gateway.store.redis import LOST, encode
 
 if TYPE_CHECKING:
     from gateway.exchange import Exchange
@@ -30,27 +28,19 @@ if TYPE_CHECKING:
 _log = logging.getLogger("gateway.limiter")
 
 SCRIPTS: Final = (ADMIT, SETTLE)
-SETTLE_SHA: Final = script_sha(SETTLE)
+_SETTLE_CALL: Final = b"$7\r\nEVALSHA\r\n" + bulk(script_sha(SETTLE))
 _LINGER_S: Final = 0.002
 _BATCH: Final = 64
 _RETRY_S: Final = 0.25
 
 
-class Answer(Enum):
-    """Instead of a reply."""
-
-    UNAVAILABLE = "unavailable"
-
-
-UNAVAILABLE: Final = Answer.UNAVAILABLE
-
-
 class _Settlement(NamedTuple):
-    reservations: str
-    stream: str
-    member: bytes
-    event: bytes
-    corrections: tuple[tuple[str, int], ...]
+    """One entry of the settle script's call, as RESP: its keys and its arguments, and how many there are of each."""
+
+    keys: bytes
+    key_count: int
+    arguments: bytes
+    argument_count: int
 
 
 class Limiter:
@@ -82,64 +72,64 @@ class Limiter:
         if not redis.available:
             return False
         ex.plan = plan
-        ex.hold = hold = b'{"id":"%b","at":%d,%b%b' % (ex.id, ex.at_ms, plan.identity, plan.hold_tail)
+        ex.limiter = self
         ex.admitting = True
-        redis.send(plan.admit_head + bulk(hold) + plan.admit_tail, _Admission(self, ex))
+        redis.send(_admit_command(ex, plan), ex)
         return True
 
-    def answered(self, ex: Exchange, reply: Any) -> None:
-        """The admission's reply is here, or never will be."""
-        if type(reply) is list:
-            if ex.admitting:
-                ex.admitting = False
-                ex.resume(reply)
-            elif reply[0] == ADMITTED:
-                self.give_back(ex)
-            return
-        if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT") and ex.admitting:
-            self.redis.reload_scripts()
-            self.redis.send(ex.plan.admit_head + bulk(ex.hold) + ex.plan.admit_tail, _Admission(self, ex))
-            return
+    def refused(self, ex: Exchange, reply: Any) -> None:
+        """The admission got no verdict: Redis answered with an error, or the connection broke."""
         if isinstance(reply, hiredis.ReplyError):
+            if str(reply).startswith("NOSCRIPT") and ex.admitting:
+                self.redis.reload_scripts()
+                self.redis.send(_admit_command(ex, ex.plan), ex)
+                return
             self.redis.errors += 1
             _log.error("redis refused an admission: %s", reply)
         else:
             self.give_back(ex)
-        self.timed_out(ex)
+        ex.on_timeout()
 
-    def timed_out(self, ex: Exchange) -> None:
-        """No reply in time; it may still come."""
-        if ex.admitting:
-            ex.admitting = False
-            ex.resume(UNAVAILABLE)
+    def came_late(self, ex: Exchange, reply: list[int]) -> None:
+        """The verdict on a request that is no longer waiting for it."""
+        if reply[0] == ADMITTED:
+            self.give_back(ex)
 
     # -- settlement
 
     def settle(self, ex: Exchange, event: bytes, *, is_charged: bool) -> None:
         """Put the usage event on the stream and the reservation to rest; uncharged gives the held quota back."""
         plan = ex.plan
-        corrections = () if is_charged else tuple((q.key, -q.quantity) for q in plan.quotas)
-        self._add(_Settlement(plan.reservations, plan.stream, ex.hold, event, corrections))
+        if is_charged or not plan.quotas:
+            arguments = b"$32\r\n%b\r\n$%d\r\n%b\r\n$1\r\n0\r\n" % (ex.id, len(event), event)
+            settlement = _Settlement(plan.settle_keys, 2, arguments, 3)
+        else:
+            count = len(plan.quotas)
+            arguments = b"".join(
+                (bulk(ex.id), bulk(event), bulk(b"%d" % count), *(bulk(b"%d" % -q.quantity) for q in plan.quotas))
+            )
+            keys = plan.settle_keys + b"".join(bulk(q.key.encode()) for q in plan.quotas)
+            settlement = _Settlement(keys, 2 + count, arguments, 3 + count)
+        queue = self._queue
+        queue.append(settlement)
+        if len(queue) >= _BATCH and self.redis.available:
+            self.flush()
+        elif self._timer is None:
+            self._timer = self._loop.call_later(_LINGER_S, self._timer_flush)
 
     def give_back(self, ex: Exchange) -> None:
         """Undo an admission that nothing came of: no event."""
         self.settle(ex, b"", is_charged=False)
 
-    def _add(self, settlement: _Settlement) -> None:
-        self._queue.append(settlement)
-        if len(self._queue) >= _BATCH and self.redis.available:
-            self._flush()
-        elif self._timer is None:
-            self._timer = self._loop.call_later(_LINGER_S, self._timer_flush)
-
     def _timer_flush(self) -> None:
         self._timer = None
         if self.redis.available:
-            self._flush()
+            self.flush()
         elif self._queue:
             self._timer = self._loop.call_later(_RETRY_S, self._timer_flush)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Send what is queued."""
         while self._queue:
             batch, self._queue = self._queue[:_BATCH], self._queue[_BATCH:]
             self._flying += len(batch)
@@ -165,25 +155,9 @@ class Limiter:
         end = self._loop.time() + deadline_s
         while self.unsettled and self._loop.time() < end:
             if self.redis.available:
-                self._flush()
+                self.flush()
             await asyncio.sleep(0.005)
         return self.unsettled
-
-
-class _Admission:
-    """Waits for one admission's reply."""
-
-    __slots__ = ("_ex", "_limiter")
-
-    def __init__(self, limiter: Limiter, ex: Exchange) -> None:
-        self._limiter = limiter
-        self._ex = ex
-
-    def on_reply(self, reply: Any) -> None:
-        self._limiter.answered(self._ex, reply)
-
-    def on_timeout(self) -> None:
-        self._limiter.timed_out(self._ex)
 
 
 class _Batch:
@@ -202,16 +176,18 @@ class _Batch:
         pass  # its reply, or LOST, still comes
 
 
+def _admit_command(ex: Exchange, plan: Plan) -> bytes:
+    hold = b'{"id":"%b","at":%d,%b' % (ex.id, ex.at_ms, plan.hold)
+    return b"%b$32\r\n%b\r\n$%d\r\n%b\r\n%b" % (plan.admit_head, ex.id, len(hold), hold, plan.admit_tail)
+
+
 def _settle_command(batch: list[_Settlement]) -> bytes:
-    keys: list[str] = []
-    values: list[Any] = []
-    for entry in batch:
-        keys += (entry.reservations, entry.stream)
-        values += (entry.member, entry.event, len(entry.corrections))
-        for key, delta in entry.corrections:
-            keys.append(key)
-            values.append(delta)
-    return encode(("EVALSHA", SETTLE_SHA, len(keys), *keys, *values))
-
-
-__all__ = ["LOST", "SCRIPTS", "UNAVAILABLE", "Limiter"]
+    keys = sum([s.key_count for s in batch])
+    arguments = sum([s.argument_count for s in batch])
+    return b"*%d\r\n%b%b%b%b" % (
+        3 + keys + arguments,
+        _SETTLE_CALL,
+        bulk(b"%d" % keys),
+        b"".join([s.keys for s in batch]),
+        b"".join([s.arguments for s in batch]),
+    )

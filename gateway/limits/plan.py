@@ -66,16 +66,18 @@ class Plan:
         "denied_until",
         "generation",
         "header_format",
-        "hold_tail",
+        "hold",
         "identity",
         "limited",
         "meters",
+        "meters_json",
         "period_end",
         "period_start",
         "principal",
         "quotas",
         "reservations",
         "route",
+        "settle_keys",
         "stream",
         "tier",
         "windows",
@@ -94,7 +96,9 @@ class Plan:
     reservations: str
     stream: str
     identity: bytes
-    hold_tail: bytes
+    hold: bytes
+    settle_keys: bytes
+    meters_json: bytes
     admit_head: bytes
     admit_tail: bytes
     header_format: bytes
@@ -154,7 +158,9 @@ def make_plan(
     who["route"] = route.id if route else None
     plan.identity = orjson.dumps(who)[1:-1]
     hold = {"gateway": gateway, "hold": [[q.key, q.quantity] for q in plan.quotas]}
-    plan.hold_tail = b"," + orjson.dumps(hold)[1:]
+    plan.hold = plan.identity + b"," + orjson.dumps(hold)[1:]
+    plan.meters_json = orjson.dumps(meters)[1:-1]
+    plan.settle_keys = bulk(plan.reservations.encode()) + bulk(plan.stream.encode())
     plan.admit_head, plan.admit_tail = _admit_command(plan, idempotency and names.idempotency(shard, idempotency))
     plan.header_format = _header_format(plan)
     plan.denied_until = 0.0
@@ -195,7 +201,7 @@ def _admit_command(plan: Plan, marker: str | None) -> tuple[bytes, bytes]:
         tail += (window.limit, WINDOW_MS)
     for quota in plan.quotas:
         tail += (-1 if quota.limit is None else quota.limit, quota.quantity, plan.period_end)
-    head = b"*%d\r\n" % (3 + len(keys) + 1 + len(tail))
+    head = b"*%d\r\n" % (3 + len(keys) + 2 + len(tail))
     packed = encode(("EVALSHA", ADMIT_SHA, str(len(keys)), *keys))
     head += packed[packed.index(b"\r\n") + 2 :]
     return head, b"".join(bulk(b"%d" % value) for value in tail)

@@ -62,7 +62,21 @@ def to_upstream(fields: Fields, credential_field: bytes) -> bytes:
     dropped = _NEVER_TO_UPSTREAM
     if fields.connection:
         dropped = dropped | (fields.connection - _FRAMING)
-    return b"".join([line for name, _, line in fields.items if name not in dropped and name != credential_field])
+    return b"".join(
+        [
+            line
+            for name, _, line in fields.items
+            if name not in dropped
+            and name != credential_field
+            and not (b"_" in name and _poses(name, credential_field))
+        ]
+    )
+
+
+def _poses(name: bytes, credential_field: bytes) -> bool:
+    """True for X_User_Id and the like: CGI and WSGI upstreams cannot tell them from the dashed names."""
+    dashed = name.replace(b"_", b"-")
+    return dashed in _NEVER_TO_UPSTREAM or dashed == credential_field or dashed in _FRAMING
 
 
 def to_client(fields: Fields, *, drop_length: bool) -> bytes:

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.http1.chunked import LAST_CHUNK, ChunkedDecoder, encode_chunk
 from gateway.http1.errors import Malformed
 from gateway.http1.fields import Fields, parse_fields
 from gateway.http1.head import find_head, split_head
+from gateway.http1.request import keeps_alive
 from gateway.http1.response import CHUNKED, LENGTH, NONE, UNTIL_CLOSE, body_framing, forbids_framing, parse_status_line
 from gateway.proxy.headers import to_client
 from ledger import problems
@@ -56,7 +58,7 @@ class Response:
         line, block = split_head(head, 0, len(head))
         minor, self.status, reason = parse_status_line(line)
         self.fields: Fields = parse_fields(block, MAX_FIELDS)
-        self.keeps_alive = b"close" not in self.fields.connection if minor else b"keep-alive" in self.fields.connection
+        self.keeps_alive = keeps_alive(minor, self.fields)
         self.framing = NONE
         fields = to_client(self.fields, drop_length=forbids_framing(self.status))
         self.lead = b"HTTP/1.1 %d %b\r\n%b" % (self.status, reason, fields)
@@ -90,7 +92,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._ex: Exchange | None = None
         self._state = _IDLE
         self._buffer = b""
-        self._last_head = b""
+        self._last_head: bytes | None = None
         self._last_response: Response | None = None
         self._response: Response | None = None
         self._decoder: ChunkedDecoder | None = None
@@ -111,6 +113,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def send(self, ex: Exchange, head: bytes) -> None:
         """Send the request's head and what has arrived of its body; the exchange is resumed with a `Response`."""
+        ex.sent_ns = time.monotonic_ns()
         self._ex = ex
         self._state = _HEAD
         self._method = ex.line.method
@@ -200,10 +203,16 @@ class UpstreamConnection(asyncio.Protocol):
             return
         self._pool.clock_activity(ex)
         try:
-            if self._state == _HEAD:
-                self._read_head(ex, data)
-            else:
+            if self._state == _BODY:
                 self._read_body(ex, data)
+                return
+            head = self._last_head
+            if not self._buffer and head is not None and data.startswith(head):
+                response = self._last_response  # the same head as before, to the byte
+                assert response is not None
+                self._answer(ex, response, data[len(head) :])
+            else:
+                self._read_head(ex, data)
         except Malformed as error:
             self._fail(self._broken(problems.UPSTREAM_INVALID, error.detail))
 
@@ -216,17 +225,16 @@ class UpstreamConnection(asyncio.Protocol):
             self._buffer = data
             return
         head = data[:end]
-        if head == self._last_head:
-            response = self._last_response
-            assert response is not None
-        else:
-            response = Response(head)
-            if response.status < 200:
-                self._interim(ex, response, data[end:])
-                return
-            self._last_head, self._last_response = head, response
-        framing = body_framing(self._method, response.status, response.fields)
-        response.framing = framing
+        response = Response(head)
+        if response.status < 200:
+            self._interim(ex, response, data[end:])
+            return
+        self._last_head, self._last_response = head, response
+        self._answer(ex, response, data[end:])
+
+    def _answer(self, ex: Exchange, response: Response, rest: bytes) -> None:
+        """Hand over a head and what came of the body with it."""
+        response.framing = framing = body_framing(self._method, response.status, response.fields)
         self._response = response
         self._state = _BODY
         if framing == LENGTH:
@@ -235,7 +243,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._decoder = ChunkedDecoder()
         ex.resume(response)
         if self._ex is ex:
-            self._read_body(ex, data[end:])
+            self._read_body(ex, rest)
             if self._ex is ex:
                 ex.client.flush_head()
 

@@ -70,6 +70,7 @@ class Route:
     key_header: bytes | None
     key_query: bytes | None
     scopes: frozenset[str]
+    read_timeout: float
     plans: dict[Any, Any] = field(default_factory=dict)
     pools: Any = None
     """The upstream's connection pools, put here by the proxy at first use."""

@@ -162,6 +162,7 @@ class Snapshot:
             revision = await connection.fetchval(_SQL["revision"])
             await self._load_routes(connection)
             self.revision = revision
+            self.generation += 1
             self.is_loaded = True
         else:
             changes = await connection.fetch(_SQL["changes_since"], self.revision)
@@ -366,4 +367,5 @@ def make_route(route_id: str, project_id: str, upstream_id: str, spec: RouteSpec
         key_header=spec.key_header.lower().encode() if spec.key_header else None,
         key_query=spec.key_query.encode() if spec.key_query else None,
         scopes=frozenset(spec.scopes),
+        read_timeout=spec.read_timeout_ms / 1000,
     )

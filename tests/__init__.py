@@ -1,0 +1,1 @@
+"""The test suite: mirrors the sources, plus contracts, faults and end-to-end."""
