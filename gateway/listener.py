@@ -16,6 +16,7 @@ import asyncio
 import socket
 import time
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.exchange import BodyTooLarge, ClientGone, Exchange
@@ -32,23 +33,13 @@ from ledger.ids import uuid7_hex
 
 if TYPE_CHECKING:
     from config.settings import GatewaySettings
-    from gateway.pipeline import Caller, Gateway
+    from gateway.callers import Caller
+    from gateway.context import Gateway
     from ledger.problems import Problem
 
 WAITING_HIGH: Final = 65_536
 _LINGER_S: Final = 2.0
-_REASONS: Final = {
-    status: b"HTTP/1.1 %d %b\r\n" % (status, title.encode())
-    for status, title in (
-        (200, "OK"), (204, "No Content"), (400, "Bad Request"), (401, "Unauthorized"), (403, "Forbidden"),
-        (404, "Not Found"), (405, "Method Not Allowed"), (408, "Request Timeout"), (409, "Conflict"),
-        (413, "Content Too Large"), (414, "URI Too Long"), (415, "Unsupported Media Type"), (417, "Expectation Failed"), (422, "Unprocessable Content"),
-        (429, "Too Many Requests"), (431, "Request Header Fields Too Large"), (500, "Internal Server Error"),
-        (501, "Not Implemented"), (502, "Bad Gateway"), (503, "Service Unavailable"), (504, "Gateway Timeout"),
-        (505, "HTTP Version Not Supported"),
-    )
-}  # fmt: skip
-
+_STATUS_LINES: Final = {s.value: b"HTTP/1.1 %d %b\r\n" % (s.value, s.phrase.encode()) for s in HTTPStatus}
 _NO_FIELDS: Final = parse_fields(b"\r\n", 1)
 _NO_LINE: Final = RequestLine(b"GET", b"/", b"/", None, 1)
 
@@ -332,7 +323,7 @@ class ClientConnection(asyncio.Protocol):
             self._close_after = True
         ex.status, ex.response_started = status, True
         head = b"%b%bContent-Length: %d\r\n%bX-Request-Id: %b\r\n%b\r\n" % (
-            _REASONS[status],
+            _STATUS_LINES[status],
             headers,
             len(body),
             self._door.gateway.clock.date_line,

@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from gateway.auth.extract import Absent, extract
+from gateway.callers import authenticate, customer_of, refusal_of
+from gateway.context import RETRY_SOON, Gateway, Refusal
 from gateway.exchange import ClientGone, suspend
 from gateway.limits.decide import ADMITTED, COUNTED_BEFORE, denial_of, limit_headers
 from gateway.limits.plan import Plan, make_plan
 from gateway.metering.event import event_of
 from gateway.metrics import Admission
-from gateway.pipeline import Gateway, Refusal, answer, authenticate, customer_of, refusal_of, refuse, serve
+from gateway.pipeline import answer, refuse, serve
 from gateway.store.redis import encode
 from ledger import problems
 from ledger.events import MAX_QUANTITY, Outcome
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
 
 _JSON: Final = b"Content-Type: application/json\r\n"
 _MAX_BODY: Final = 65_536
-_RETRY_SOON: Final = b"Retry-After: 1\r\n"
 
 Life = Coroutine[Any, Any, None]
 Endpoint = Callable[[Gateway, "Exchange"], Life]
@@ -90,10 +91,10 @@ async def _data(gw: Gateway, ex: Exchange) -> None:
     if isinstance(plan, Refusal):
         return refuse(gw, ex, plan)
     if gw.limiter.is_full or not gw.limiter.ask(ex, plan):
-        return refuse(gw, ex, Refusal(problems.LIMITS_UNAVAILABLE, _RETRY_SOON, Admission.UNAVAILABLE))
+        return refuse(gw, ex, Refusal(problems.LIMITS_UNAVAILABLE, RETRY_SOON, Admission.UNAVAILABLE))
     reply = await suspend()
     if reply is None:
-        return refuse(gw, ex, Refusal(problems.LIMITS_UNAVAILABLE, _RETRY_SOON, Admission.UNAVAILABLE))
+        return refuse(gw, ex, Refusal(problems.LIMITS_UNAVAILABLE, RETRY_SOON, Admission.UNAVAILABLE))
     headers = limit_headers(plan, reply)
     used = reply[2 + 2 * len(plan.windows)] if plan.quotas else 0
     if reply[0] == COUNTED_BEFORE:
@@ -141,12 +142,12 @@ async def _usage(gw: Gateway, ex: Exchange) -> None:
         return refuse(gw, ex, plan)
     redis = gw.limiter.redis
     if not redis.available:
-        return refuse(gw, ex, Refusal(problems.LIMITS_UNAVAILABLE, _RETRY_SOON, Admission.UNAVAILABLE))
+        return refuse(gw, ex, Refusal(problems.LIMITS_UNAVAILABLE, RETRY_SOON, Admission.UNAVAILABLE))
     ex.admitting = True
     redis.send(encode(("GET", plan.quotas[0].key)), _Once(ex))
     reply = await suspend()
     if reply is not None and not isinstance(reply, bytes):  # late, lost or an error
-        return refuse(gw, ex, Refusal(problems.LIMITS_UNAVAILABLE, _RETRY_SOON, Admission.UNAVAILABLE))
+        return refuse(gw, ex, Refusal(problems.LIMITS_UNAVAILABLE, RETRY_SOON, Admission.UNAVAILABLE))
     ex.client.respond(ex, 200, _JSON, orjson.dumps(_figures(plan, meter, int(reply or 0))))
 
 

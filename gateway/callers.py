@@ -1,0 +1,210 @@
+"""Who makes a request: match the route, check the key, find the customer, remember the result.
+
+`recognise` is asked once per connection and kind of request; its `Caller` is used again while the client repeats the same
+head on the same connection and nothing of it has changed in the snapshot. Failure: a `Refusal`, never an exception.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from gateway.auth.access import refusal
+from gateway.auth.extract import Absent, Credential, extract
+from gateway.context import RETRY_SOON, Gateway, Refusal
+from gateway.limits.plan import Plan, make_plan
+from gateway.metrics import Admission
+from gateway.proxy.headers import safe_value, to_upstream
+from gateway.store.nouns import Customer, Principal, Route, Tier
+from gateway.store.snapshot import Unavailable
+from ledger import problems
+from ledger.keys import KeyKind, hash_key, is_well_formed
+from ledger.specs import AuthMode
+
+if TYPE_CHECKING:
+    from gateway.exchange import Exchange
+    from gateway.http1.fields import Fields
+    from gateway.http1.request import RequestLine
+    from gateway.proxy.pool import Pool
+
+_CHALLENGE: Final = b'WWW-Authenticate: Bearer realm="tollgate"\r\n'
+_BAD_CHALLENGE: Final = b'WWW-Authenticate: Bearer realm="tollgate", error="invalid_token"\r\n'
+_MAX_EXTERNAL_ID: Final = 200
+
+
+@dataclass(slots=True, eq=False)
+class Caller:
+    """Who makes a request on a route, and what follows from it, for as long as nothing of it changes.
+
+    `tail` is the upstream request's field lines from after Host to before X-Request-Id, `heads` the whole head up to
+    there for each origin it has been sent to; `good_until_ms` is Unix milliseconds.
+    """
+
+    line: RequestLine
+    fields: Fields
+    route: Route
+    generation: int
+    good_until_ms: float
+    plan: Plan
+    tail: bytes
+    heads: dict[Pool, bytes] = field(default_factory=dict)
+
+
+async def recognise(gw: Gateway, ex: Exchange, last: Caller | None) -> Caller | Refusal:
+    """Match the route and identify who asks; `last` is who used this connection before."""
+    line, fields = ex.line, ex.fields
+    route = gw.snapshot.table.match(fields.host, line.path, line.method)
+    if not isinstance(route, Route):
+        return _no_route(gw, route)
+    largest = route.spec.max_body_bytes
+    if largest is not None and fields.content_length is not None and fields.content_length > largest:
+        return Refusal(problems.BODY_TOO_LARGE, counted_as=Admission.FORBIDDEN)
+    generation = gw.snapshot.generation
+    if (
+        last is not None
+        and last.fields is fields
+        and last.route is route
+        and last.line.method == line.method
+        and last.generation == generation
+        and last.good_until_ms > ex.at_ms
+        and route.key_query is None
+    ):
+        return Caller(line, fields, route, generation, last.good_until_ms, last.plan, last.tail)
+    return await identify(gw, ex, route, generation)
+
+
+async def identify(gw: Gateway, ex: Exchange, route: Route, generation: int) -> Caller | Refusal:
+    """The caller of a request on a route, or why there is none."""
+    now = ex.at_ms / 1000
+    principal: Principal | None = None
+    carried_by = b""
+    mode = "live"
+    if route.spec.auth is AuthMode.KEY:
+        credential = extract(ex.fields, ex.line.query, route.key_header, route.key_query)
+        if isinstance(credential, Absent):
+            return refusal_of(credential)
+        checked = await authenticate(gw, ex, credential, route)
+        if isinstance(checked, Refusal):
+            return checked
+        principal, carried_by, mode = checked, credential.field, checked.mode
+    who = await customer_of(gw, ex, principal)
+    if isinstance(who, Refusal):
+        return who
+    customer, tier = who
+    plan = _plan(gw, generation, route, mode, principal, customer, tier, now)
+    good_until = float(plan.period_end)
+    if principal is not None and principal.expires_at is not None:
+        good_until = min(good_until, principal.expires_at)
+    tail = to_upstream(ex.fields, carried_by) + ex.client.forwarded_lines(ex.fields)
+    if customer is not None:
+        tail += b"X-User-Id: %b\r\n" % safe_value(customer.external_id or customer.id)
+    if ex.fields.chunked:
+        tail += b"Transfer-Encoding: chunked\r\n"
+    return Caller(ex.line, ex.fields, route, generation, good_until * 1000, plan, tail)
+
+
+def refusal_of(absent: Absent) -> Refusal:
+    """The answer to a request without exactly one credential."""
+    if absent is Absent.CONFLICT:
+        return Refusal(problems.CONFLICTING_CREDENTIALS, _BAD_CHALLENGE)
+    return Refusal(problems.NO_CREDENTIAL, _CHALLENGE)
+
+
+async def authenticate(gw: Gateway, ex: Exchange, credential: Credential, route: Route | None) -> Principal | Refusal:
+    """The principal behind a credential, if it may do what the request asks."""
+    if not is_well_formed(credential.text):
+        return Refusal(problems.BAD_CREDENTIAL, _BAD_CHALLENGE)
+    key_hash = hash_key(credential.text)
+    principal = gw.snapshot.known(key_hash)
+    if principal is None:
+        if gw.snapshot.is_known_unknown(key_hash):
+            return Refusal(problems.BAD_CREDENTIAL, _BAD_CHALLENGE)
+        try:
+            principal = await gw.snapshot.principal(key_hash)
+        except Unavailable:
+            return Refusal(problems.AUTH_UNAVAILABLE, RETRY_SOON, Admission.UNAVAILABLE)
+        if principal is None:
+            return Refusal(problems.BAD_CREDENTIAL, _BAD_CHALLENGE)
+    problem = refusal(principal, route, ex.line.method, ex.fields, ex.client.peer_ip, ex.at_ms / 1000)
+    if problem is None:
+        return principal
+    if problem.status == 401:
+        return Refusal(problem, _BAD_CHALLENGE)
+    return Refusal(problem, b"", Admission.FORBIDDEN)
+
+
+async def customer_of(
+    gw: Gateway, ex: Exchange, principal: Principal | None
+) -> tuple[Customer | None, Tier | None] | Refusal:
+    """Whom a request is counted for, and under which tier.
+
+    A customer key speaks for its customer. A secret key may name an end user (X-User-Id) and a plan (X-User-Plan); what
+    any other caller writes there is ignored.
+    """
+    if principal is None:
+        return None, None
+    if principal.customer is not None:
+        return principal.customer, principal.customer.tier
+    if principal.kind != KeyKind.SECRET:
+        return None, None
+    index = ex.fields.index
+    user, plan_name = index.get(b"x-user-id"), index.get(b"x-user-plan")
+    if user is None and plan_name is None:
+        return None, None
+    if b"x-user-id" in ex.fields.repeated or b"x-user-plan" in ex.fields.repeated:
+        return Refusal(problems.BAD_REQUEST, b"", Admission.FORBIDDEN, "X-User-Id and X-User-Plan may be given once.")
+    if user is None or not 0 < len(user) <= _MAX_EXTERNAL_ID or not user.isascii() or b" " in user or b"\t" in user:
+        detail = "X-User-Id is 1 to 200 visible ASCII characters, and X-User-Plan needs it."
+        return Refusal(problems.BAD_REQUEST, b"", Admission.FORBIDDEN, detail)
+    where = (principal.project_id, principal.mode, user.decode())
+    try:
+        customer = gw.snapshot.known_end_user(*where) or await gw.snapshot.end_user(*where)
+        tier = customer.tier
+        if plan_name is not None:
+            tier = await gw.snapshot.tier(principal.project_id, principal.mode, plan_name.decode("latin-1"))
+            if tier is None:
+                return Refusal(problems.TIER_UNKNOWN, b"", Admission.FORBIDDEN)
+    except Unavailable:
+        return Refusal(problems.AUTH_UNAVAILABLE, RETRY_SOON, Admission.UNAVAILABLE)
+    return customer, tier
+
+
+def _plan(
+    gw: Gateway,
+    generation: int,
+    route: Route,
+    mode: str,
+    principal: Principal | None,
+    customer: Customer | None,
+    tier: Tier | None,
+    now: float,
+) -> Plan:
+    """The remembered plan of (key, customer, tier, route), or a new one."""
+    holder: Customer | Principal | Route = customer or principal or route
+    key = (principal.key_id if principal else None, tier.id if tier else None, route.id)
+    plan: Plan | None = holder.plans.get(key)
+    if plan is None or plan.route is not route or plan.period_end <= now:
+        plan = make_plan(
+            generation=generation,
+            project_id=route.project_id,
+            mode=mode,
+            principal=principal,
+            customer=customer,
+            tier=tier,
+            route=route,
+            meters=route.spec.meters,
+            now=now,
+            shards=gw.shards,
+            gateway=gw.name,
+        )
+        holder.plans[key] = plan
+    return plan
+
+
+def _no_route(gw: Gateway, allowed: frozenset[bytes] | None) -> Refusal:
+    if allowed:
+        allow = b"Allow: %b\r\n" % b", ".join(sorted(allowed))
+        return Refusal(problems.METHOD_NOT_ALLOWED, allow, Admission.NO_ROUTE)
+    if not gw.snapshot.is_loaded:
+        return Refusal(problems.STARTING, RETRY_SOON, Admission.UNAVAILABLE)
+    return Refusal(problems.NOT_FOUND, b"", Admission.NO_ROUTE)

@@ -1,0 +1,44 @@
+"""What all requests of a worker share, and what a refused one carries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from gateway.metrics import Admission
+
+if TYPE_CHECKING:
+    from gateway.clock import Clock
+    from gateway.limits.limiter import Limiter
+    from gateway.metrics import Metrics
+    from gateway.proxy.pool import Pools
+    from gateway.store.snapshot import Snapshot
+    from ledger.problems import Problem
+
+RETRY_SOON: Final = b"Retry-After: 1\r\n"
+
+
+@dataclass(slots=True, eq=False)
+class Gateway:
+    """What every request of a worker process shares."""
+
+    snapshot: Snapshot
+    limiter: Limiter
+    pools: Pools
+    clock: Clock
+    metrics: Metrics
+    name: str
+    shards: int
+    trust_forwarded: bool
+    is_draining: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Refusal:
+    """A request that goes no further: the problem, further header lines, and how it is counted."""
+
+    problem: Problem
+    headers: bytes = b""
+    counted_as: Admission = Admission.UNAUTHENTICATED
+    detail: str | None = None
+    violated: str | None = None
