@@ -73,6 +73,7 @@ class ClientConnection(asyncio.Protocol):
         "_forwarded",
         "_head",
         "_head_out",
+        "_idle_timeout",
         "_keeps_alive",
         "_last_fields",
         "_last_line",
@@ -91,6 +92,7 @@ class ClientConnection(asyncio.Protocol):
     def __init__(self, door: Door) -> None:
         self._door = door
         self._limits = door.settings
+        self._idle_timeout = door.settings.idle_timeout_ms / 1000
         self._transport: asyncio.Transport | None = None
         self._state = _HEAD
         self._buffer: bytes | bytearray = b""
@@ -210,7 +212,7 @@ class ClientConnection(asyncio.Protocol):
         """Begin the exchange of the head read last; `rest` is what came after it."""
         line, fields = self._last_line, self._last_fields
         now_ms = time.time_ns() // 1_000_000
-        ex = Exchange(self, line, fields, uuid7_hex(now_ms).encode(), now_ms, time.monotonic_ns())
+        ex = Exchange(self, line, fields, uuid7_hex(now_ms), now_ms, time.monotonic_ns())
         self._ex = ex
         self._state = _EXCHANGE
         gateway = self._door.gateway
@@ -287,7 +289,7 @@ class ClientConnection(asyncio.Protocol):
                 return
             self._ex = None
         now_ms = time.time_ns() // 1_000_000
-        stand_in = Exchange(self, _NO_LINE, _NO_FIELDS, uuid7_hex(now_ms).encode(), now_ms, time.monotonic_ns())
+        stand_in = Exchange(self, _NO_LINE, _NO_FIELDS, uuid7_hex(now_ms), now_ms, time.monotonic_ns())
         body = problem.body(stand_in.id.decode(), detail)
         headers = b"Content-Type: application/problem+json\r\n"
         if problem is problems.METHOD_NOT_ALLOWED:
@@ -416,8 +418,9 @@ class ClientConnection(asyncio.Protocol):
                 self._linger()
             return
         self._state = _HEAD
-        self.deadline = self._now() + self._limits.idle_timeout_ms / 1000
-        self.resume_reading()
+        self.deadline = self._door.gateway.clock.now + self._idle_timeout
+        if self._reading_paused:
+            self.resume_reading()
         if self._buffer and not self._write_paused:
             self.deadline = self._now() + self._limits.head_timeout_ms / 1000
             self._soon()

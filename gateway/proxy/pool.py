@@ -18,7 +18,6 @@ from ledger import problems
 
 if TYPE_CHECKING:
     from gateway.clock import Clock
-    from gateway.exchange import Exchange
     from ledger.specs import UpstreamSpec
 
 _QUEUE_FACTOR: Final = 10
@@ -39,7 +38,7 @@ class Pool:
         self._connect_timeout = spec.connect_timeout_ms / 1000
         self._keepalive = spec.keepalive_ms / 1000
         self._max = spec.max_connections
-        self._clock = clock
+        self.clock = clock
         self._idle: list[UpstreamConnection] = []
         self._all: set[UpstreamConnection] = set()
         self._opening: set[asyncio.Task[UpstreamConnection]] = set()
@@ -54,7 +53,7 @@ class Pool:
         idle = self._idle
         while idle:
             connection = idle.pop()
-            if connection.is_usable:
+            if connection.is_usable():
                 return connection
         return None
 
@@ -86,7 +85,7 @@ class Pool:
             if not waiting.done():
                 waiting.set_result(connection)
                 return
-        connection.idle_since = self._clock.now
+        connection.idle_since = self.clock.now
         self._idle.append(connection)
 
     def lost(self, connection: UpstreamConnection) -> None:
@@ -100,13 +99,9 @@ class Pool:
             task.add_done_callback(self._opening.discard)
             self.abandon(task)
 
-    def clock_activity(self, ex: Exchange) -> None:
-        """The upstream of `ex` gave a sign of life."""
-        ex.deadline = self._clock.now + ex.read_timeout
-
     def sweep(self) -> None:
         """Close what has been idle too long; called by the gateway's ticker."""
-        limit = self._clock.now - self._keepalive
+        limit = self.clock.now - self._keepalive
         while self._idle and self._idle[0].idle_since < limit:
             self._idle.pop(0).close()
 

@@ -52,14 +52,14 @@ class UpstreamBroken(Exception):
 class Response:
     """A parsed head. `lead` is the status line and the fields that pass, ready to be sent on."""
 
-    __slots__ = ("fields", "framing", "keeps_alive", "lead", "status")
+    __slots__ = ("fields", "framing", "keeps_alive", "lead", "method", "status")
 
     def __init__(self, head: bytes) -> None:
         line, block = split_head(head, 0, len(head))
         minor, self.status, reason = parse_status_line(line)
         self.fields: Fields = parse_fields(block, MAX_FIELDS)
         self.keeps_alive = keeps_alive(minor, self.fields)
-        self.framing = NONE
+        self.method, self.framing = b"", NONE  # the framing depends on what was asked
         fields = to_client(self.fields, drop_length=forbids_framing(self.status))
         self.lead = b"HTTP/1.1 %d %b\r\n%b" % (self.status, reason, fields)
 
@@ -69,6 +69,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_buffer",
+        "_clock",
         "_decoder",
         "_ex",
         "_last_head",
@@ -88,6 +89,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self._clock = pool.clock
         self._transport: asyncio.Transport | None = None
         self._ex: Exchange | None = None
         self._state = _IDLE
@@ -106,7 +108,6 @@ class UpstreamConnection(asyncio.Protocol):
 
     # -- what the pool and the pipeline do
 
-    @property
     def is_usable(self) -> bool:
         """True while connected and between exchanges."""
         return self._state == _IDLE and self._transport is not None and not self._transport.is_closing()
@@ -131,7 +132,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._request_chunked and ex.body_done:
             head += _last_chunk(ex.body_trailers)
         transport.write(head)
-        self._pool.clock_activity(ex)
+        ex.deadline = self._clock.now + ex.read_timeout
 
     def write_body(self, data: bytes) -> None:
         if self._transport is not None:
@@ -201,7 +202,7 @@ class UpstreamConnection(asyncio.Protocol):
         if ex is None:
             self.abort()  # nobody asked: whatever this is, it must not become the next answer
             return
-        self._pool.clock_activity(ex)
+        ex.deadline = self._clock.now + ex.read_timeout
         try:
             if self._state == _BODY:
                 self._read_body(ex, data)
@@ -234,7 +235,10 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _answer(self, ex: Exchange, response: Response, rest: bytes) -> None:
         """Hand over a head and what came of the body with it."""
-        response.framing = framing = body_framing(self._method, response.status, response.fields)
+        if response.method != self._method:
+            response.method = self._method
+            response.framing = body_framing(self._method, response.status, response.fields)
+        framing = response.framing
         self._response = response
         self._state = _BODY
         if framing == LENGTH:
@@ -295,7 +299,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.served += 1
         if is_clean and self._request_done and response is not None and response.keeps_alive:
             self._state = _IDLE
-            self.resume_reading()
+            if self._paused:
+                self.resume_reading()
             self._pool.release(self)
         else:
             self.close()

@@ -45,18 +45,25 @@ class Waiter(Protocol):
     def on_timeout(self) -> None: ...
 
 
-class _Ignore:
-    """Waits for replies nobody needs (SELECT, SCRIPT LOAD, PING)."""
+class _Handshake:
+    """Waits for the replies to the connection's own commands (AUTH, SELECT, SCRIPT LOAD, PING)."""
+
+    __slots__ = ("_left", "_pipe")
+
+    def __init__(self, pipe: RedisPipe, left: int) -> None:
+        self._pipe = pipe
+        self._left = left
 
     def on_reply(self, reply: Any) -> None:
-        if isinstance(reply, hiredis.ReplyError):
-            _log.error("redis refused a command of the connection itself: %s", reply)
+        self._left -= 1
+        if reply is LOST or isinstance(reply, hiredis.ReplyError):
+            self._left = -1
+            self._pipe.handshake_failed(reply)
+        elif not self._left:
+            self._pipe.handshake_done()
 
     def on_timeout(self) -> None:
         pass
-
-
-_IGNORE: Final = _Ignore()
 
 
 class RedisPipe(asyncio.Protocol):
@@ -84,7 +91,7 @@ class RedisPipe(asyncio.Protocol):
         self._sent: deque[list[Any]] = deque()  # [sent at, commands still unanswered, timed out]
         self._closing = False
         self._connector: asyncio.Task[None] | None = None
-        self._handshake = 0
+        self._is_shaking_hands = False
         self.available = False
         self.errors = 0
         self._ticker = self._loop.call_later(0.02, self._tick)
@@ -122,10 +129,23 @@ class RedisPipe(asyncio.Protocol):
         if self._db:
             commands.append(("SELECT", str(self._db)))
         commands += [("SCRIPT", "LOAD", script) for script in self._scripts]
-        self._handshake = len(commands) + 1
+        self._is_shaking_hands = True
+        handshake = _Handshake(self, len(commands) + 1)
         for command in (*commands, ("PING",)):
-            self.send(encode(command), _IGNORE)
+            self.send(encode(command), handshake)
         self._flush()
+
+    def handshake_done(self) -> None:
+        """Everything the connection needs is set up."""
+        self._is_shaking_hands = False
+
+    def handshake_failed(self, reply: Any) -> None:
+        """Redis does not want this connection; it is tried again later."""
+        if reply is not LOST:
+            _log.error("redis refused the connection: %s", reply)
+            self.errors += 1
+            if self._transport is not None:
+                self._loop.call_later(0.5, self._transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -166,8 +186,9 @@ class RedisPipe(asyncio.Protocol):
 
     def reload_scripts(self) -> None:
         """Send the scripts again (Redis forgot them: SCRIPT FLUSH, fail-over)."""
+        reloading = _Handshake(self, len(self._scripts))
         for script in self._scripts:
-            self.send(encode(("SCRIPT", "LOAD", script)), _IGNORE)
+            self.send(encode(("SCRIPT", "LOAD", script)), reloading)
 
     def _flush(self) -> None:
         out = self._out
@@ -182,8 +203,6 @@ class RedisPipe(asyncio.Protocol):
         answered = 0
         while (reply := reader.gets()) is not LOST:
             answered += 1
-            if self._handshake:
-                self._handshake_reply(reply)
             waiters.popleft().on_reply(reply)
         sent = self._sent
         while answered:
@@ -193,18 +212,9 @@ class RedisPipe(asyncio.Protocol):
                 break
             answered -= batch[1]
             sent.popleft()
-        if not self.available and not self._handshake and (not sent or not sent[0][2]):
+        if not self.available and not self._is_shaking_hands and (not sent or not sent[0][2]):
             self.available = True
             _log.info("redis answers")
-
-    def _handshake_reply(self, reply: Any) -> None:
-        if isinstance(reply, hiredis.ReplyError):
-            _log.error("redis refused the connection: %s", reply)
-            self.errors += 1
-            if self._transport is not None:
-                self._loop.call_later(0.5, self._transport.abort)
-            return
-        self._handshake -= 1
 
     def _tick(self) -> None:
         """Every 20 ms: who waited too long is told; a connection silent for too long is dropped."""
