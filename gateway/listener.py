@@ -29,7 +29,7 @@ from gateway.http1.response import CHUNKED, UNTIL_CLOSE
 from gateway.metrics import Admission
 from gateway.routes import life_of
 from ledger import problems
-from ledger.ids import uuid7_hex
+from ledger.ids import uuid7_digits
 
 if TYPE_CHECKING:
     from config.settings import GatewaySettings
@@ -212,7 +212,7 @@ class ClientConnection(asyncio.Protocol):
         """Begin the exchange of the head read last; `rest` is what came after it."""
         line, fields = self._last_line, self._last_fields
         now_ms = time.time_ns() // 1_000_000
-        ex = Exchange(self, line, fields, uuid7_hex(now_ms), now_ms, time.monotonic_ns())
+        ex = Exchange(self, line, fields, uuid7_digits(now_ms), now_ms, time.monotonic_ns())
         self._ex = ex
         self._state = _EXCHANGE
         gateway = self._door.gateway
@@ -289,7 +289,7 @@ class ClientConnection(asyncio.Protocol):
                 return
             self._ex = None
         now_ms = time.time_ns() // 1_000_000
-        stand_in = Exchange(self, _NO_LINE, _NO_FIELDS, uuid7_hex(now_ms), now_ms, time.monotonic_ns())
+        stand_in = Exchange(self, _NO_LINE, _NO_FIELDS, uuid7_digits(now_ms), now_ms, time.monotonic_ns())
         body = problem.body(stand_in.id.decode(), detail)
         headers = b"Content-Type: application/problem+json\r\n"
         if problem is problems.METHOD_NOT_ALLOWED:

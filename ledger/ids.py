@@ -36,15 +36,20 @@ _random: Final = random.Random()  # noqa: S311
 os.register_at_fork(after_in_child=_random.seed)
 
 
-def uuid7_hex(unix_ms: int) -> bytes:
-    """A fresh UUIDv7 for the given moment as 32 hexadecimal digits, in ASCII."""
+def uuid7_digits(unix_ms: int) -> bytes:
+    """A fresh UUIDv7 for the given moment as 32 hexadecimal digits, in ASCII bytes (the form gateways use)."""
     tail = _random.getrandbits(80) & 0x0FFF_3FFF_FFFF_FFFF_FFFF | 0x7000_8000_0000_0000_0000
     return b"%012x%020x" % (unix_ms, tail)
 
 
+def uuid7_hex(unix_ms: int) -> str:
+    """The same as text."""
+    return uuid7_digits(unix_ms).decode()
+
+
 def uuid7(unix_ms: int | None = None) -> uuid.UUID:
     """A fresh UUIDv7, for now or for the given moment (Unix milliseconds)."""
-    return uuid.UUID(hex=uuid7_hex(time.time_ns() // 1_000_000 if unix_ms is None else unix_ms).decode())
+    return uuid.UUID(hex=uuid7_hex(time.time_ns() // 1_000_000 if unix_ms is None else unix_ms))
 
 
 def unix_ms_of(event_id: uuid.UUID) -> int:
