@@ -31,14 +31,28 @@ class GatewaySettings(_Section):
     max_target_bytes: int = Field(default=8_192, ge=256, le=65_536, description="longest request target (414 beyond)")
     max_headers: int = Field(default=100, ge=8, le=1_000, description="most header fields (431 beyond)")
     head_timeout_ms: Milliseconds = Field(default=10_000, description="time for a request head to arrive (408 beyond)")
-    body_timeout_ms: Milliseconds = Field(default=60_000, description="longest silence inside a request body (408 beyond)")
+    body_timeout_ms: Milliseconds = Field(
+        default=60_000, description="longest silence inside a request body (408 beyond)"
+    )
     idle_timeout_ms: Milliseconds = Field(default=75_000, description="how long an idle client connection is kept")
     drain_timeout_ms: Milliseconds = Field(default=30_000, description="time open requests get to finish at shutdown")
-    store_deadline_ms: Milliseconds = Field(default=100, description="longest wait for Redis before the route's policy rules")
-    lookup_deadline_ms: Milliseconds = Field(default=2_000, description="longest wait for Postgres when a key is first seen")
-    poll_interval_ms: Milliseconds = Field(default=400, description="how often the revision of keys, tiers, routes is polled")
+    store_deadline_ms: Milliseconds = Field(
+        default=100, description="longest wait for Redis before the route's policy rules"
+    )
+    lookup_deadline_ms: Milliseconds = Field(
+        default=2_000, description="longest wait for Postgres when a key is first seen"
+    )
+    poll_interval_ms: Milliseconds = Field(
+        default=400, description="how often the revision of keys, tiers, routes is polled"
+    )
     max_cached_keys: int = Field(default=100_000, ge=100, description="keys kept in memory by each worker")
-    trust_forwarded: bool = Field(default=False, description="believe X-Forwarded-* from clients (behind a proxy of yours)")
+    admin_url: str | None = Field(
+        default=None,
+        description="admin plane whose paths (/api/v1, /auth, pages) are served here too, http://host:port",
+    )
+    trust_forwarded: bool = Field(
+        default=False, description="believe X-Forwarded-* from clients (behind a proxy of yours)"
+    )
 
 
 class AdminSettings(_Section):
@@ -56,16 +70,24 @@ class WorkerSettings(_Section):
     host: str = Field(default="127.0.0.1", description="address of /health and /metrics")
     metrics_port: Port = Field(default=8092, description="port of /health and /metrics")
     batch_size: int = Field(default=1_000, ge=1, le=50_000, description="most events in one ledger transaction")
-    reclaim_after_ms: Milliseconds = Field(default=10_000, description="pending entries of a silent consumer are taken over after")
+    reclaim_after_ms: Milliseconds = Field(
+        default=10_000, description="pending entries of a silent consumer are taken over after"
+    )
     partitions_ahead: int = Field(default=3, ge=1, le=24, description="monthly partitions made ahead")
 
 
 class Settings(_Section):
     """All of it."""
 
-    postgres_url: SecretStr | None = Field(default=None, description="PostgreSQL ≥ 15, postgresql://user:password@host/db")
-    redis_url: SecretStr | None = Field(default=None, description="Redis or Valkey ≥ 6.2, redis://:password@host:6379/0")
-    redis_shards: int = Field(default=16, ge=1, le=100, description="shards of counters and streams; fixed for a data set")
+    postgres_url: SecretStr | None = Field(
+        default=None, description="PostgreSQL ≥ 15, postgresql://user:password@host/db"
+    )
+    redis_url: SecretStr | None = Field(
+        default=None, description="Redis or Valkey ≥ 6.2, redis://:password@host:6379/0"
+    )
+    redis_shards: int = Field(
+        default=16, ge=1, le=100, description="shards of counters and streams; fixed for a data set"
+    )
     stream_max_entries: int = Field(
         default=1_000_000, ge=1, description="unstored events per shard before new requests are refused with 503"
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from gateway.incidents import Incidents
 from gateway.metrics import Admission
 
 if TYPE_CHECKING:
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from gateway.limits.limiter import Limiter
     from gateway.metrics import Metrics
     from gateway.proxy.pool import Pools
+    from gateway.store.nouns import Route
     from gateway.store.snapshot import Snapshot
     from ledger.problems import Problem
 
@@ -31,6 +33,9 @@ class Gateway:
     shards: int
     trust_forwarded: bool
     is_draining: bool = False
+    admin: Route | None = None
+    """Where requests for the admin plane go."""
+    incidents: Incidents = field(default_factory=Incidents)
 
 
 @dataclass(slots=True, eq=False)

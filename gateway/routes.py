@@ -27,6 +27,7 @@ from gateway.limits.plan import Plan, make_plan
 from gateway.metering.event import event_of
 from gateway.metrics import Admission
 from gateway.pipeline import answer, refuse, serve
+from gateway.relay import belongs_to_admin, relay
 from gateway.store.redis import encode
 from ledger import problems
 from ledger.events import MAX_QUANTITY, Outcome
@@ -45,8 +46,18 @@ Endpoint = Callable[[Gateway, "Exchange"], Life]
 
 def life_of(gw: Gateway, ex: Exchange) -> Life:
     """The life of a request: one of the endpoints here, or that of a proxied request."""
-    endpoints = _ENDPOINTS.get(ex.line.path)
+    caller = ex.client.caller
+    if caller is not None and caller.line is ex.line:
+        return serve(gw, ex)  # the same request line as before
+    path = ex.line.path
+    endpoints = _ENDPOINTS.get(path)
     if endpoints is None:
+        if (
+            gw.admin is not None
+            and belongs_to_admin(path)
+            and gw.snapshot.table.match(ex.fields.host, path, ex.line.method) is None
+        ):
+            return relay(gw, ex, gw.admin)
         return serve(gw, ex)
     endpoint = endpoints.get(ex.line.method)
     if endpoint is None:

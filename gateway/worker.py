@@ -28,11 +28,33 @@ from gateway.limits.limiter import SCRIPTS, Limiter
 from gateway.listener import ClientConnection, Door
 from gateway.metrics import Metrics
 from gateway.proxy.pool import Pools
+from gateway.relay import admin_route
 from gateway.store.redis import RedisPipe, encode
 from gateway.store.snapshot import Snapshot
 from ledger import names
 
 _log = logging.getLogger("gateway.worker")
+
+
+def build_door(settings: Settings, name: str) -> Door:
+    """Wire a worker's parts. Its connections to Redis and Postgres are still to be started; needs a running loop."""
+    assert settings.postgres_url is not None
+    assert settings.redis_url is not None
+    gateway = settings.gateway
+    clock = Clock()
+    redis = RedisPipe(settings.redis_url.get_secret_value(), SCRIPTS, deadline=gateway.store_deadline_ms / 1000)
+    snapshot = Snapshot(
+        settings.postgres_url.get_secret_value(),
+        deadline=gateway.lookup_deadline_ms / 1000,
+        poll_interval=gateway.poll_interval_ms / 1000,
+        max_keys=gateway.max_cached_keys,
+    )
+    context = Gateway(
+        snapshot, Limiter(redis), Pools(clock), clock, Metrics(), name, settings.redis_shards, gateway.trust_forwarded
+    )
+    if gateway.admin_url is not None:
+        context.admin = admin_route(gateway.admin_url)
+    return Door(context, gateway, set())
 
 
 class Worker:
@@ -48,27 +70,11 @@ class Worker:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
-        settings, gateway_settings = self._settings, self._settings.gateway
-        assert settings.postgres_url is not None
-        assert settings.redis_url is not None
-        clock = Clock()
-        metrics = Metrics()
+        gateway_settings = self._settings.gateway
         name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-        redis = RedisPipe(
-            settings.redis_url.get_secret_value(), SCRIPTS, deadline=gateway_settings.store_deadline_ms / 1000
-        )
-        snapshot = Snapshot(
-            settings.postgres_url.get_secret_value(),
-            deadline=gateway_settings.lookup_deadline_ms / 1000,
-            poll_interval=gateway_settings.poll_interval_ms / 1000,
-            max_keys=gateway_settings.max_cached_keys,
-        )
-        limiter = Limiter(redis)
-        pools = Pools(clock)
-        gateway = Gateway(
-            snapshot, limiter, pools, clock, metrics, name, settings.redis_shards, gateway_settings.trust_forwarded
-        )
-        door = Door(gateway, gateway_settings, set())
+        door = build_door(self._settings, name)
+        gateway = door.gateway
+        redis, snapshot, limiter, pools = gateway.limiter.redis, gateway.snapshot, gateway.limiter, gateway.pools
         redis.start()
         snapshot.start()
         server = await loop.create_server(
@@ -115,6 +121,7 @@ class Worker:
                     connection.sweep(now)
             if beats % 10 == 0:
                 gateway.pools.sweep()
+                gateway.incidents.tick()
                 if redis.available:
                     backlog.ask(redis)
                     if beats % 50 == 0 or beats == 10:
