@@ -97,8 +97,9 @@ def decode(raw: bytes) -> UsageEvent:
         raise InvalidEvent(f"not JSON: {error}") from None
     if not isinstance(data, dict):
         raise InvalidEvent("not a JSON object")
+    hexadecimal = _text(data, "id")
     try:
-        event_id = uuid.UUID(hex=_text(data, "id"))
+        event_id = uuid.UUID(hex=hexadecimal)
     except ValueError as error:
         raise InvalidEvent(f"id: {error}") from None
     mode = _text(data, "mode")
@@ -108,7 +109,7 @@ def decode(raw: bytes) -> UsageEvent:
     if not isinstance(meters, dict) or len(meters) > 64:
         raise InvalidEvent("meters: expected an object of at most 64 quantities")
     for name in meters:
-        if not name or len(name) > 64:
+        if not name or len(name) > 64 or "\0" in name:
             raise InvalidEvent(f"meters: a meter's name has 1 to 64 characters, got {name!r:.80}")
         _integer(meters, name)
     return UsageEvent(
