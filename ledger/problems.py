@@ -67,9 +67,21 @@ VERSION_NOT_SUPPORTED: Final = Problem(
 NOT_IMPLEMENTED: Final = Problem(
     "not_implemented", 501, "Not implemented", "The method or transfer coding is not supported."
 )
+UNSUPPORTED_MEDIA_TYPE: Final = Problem(
+    "unsupported_media_type",
+    415,
+    "Unsupported media type",
+    "The request body is not of a type that is understood here.",
+)
 NOT_FOUND: Final = Problem("not_found", 404, "Not found", "Nothing is served at this path.")
 CONFLICT: Final = Problem("conflict", 409, "Conflict", "The request conflicts with what exists.")
 INVALID: Final = Problem("invalid", 422, "Invalid", "Some of the values are not valid.")
+IDEMPOTENCY_KEY_REUSED: Final = Problem(
+    "idempotency_key_reused", 422, "Idempotency key reused", "This Idempotency-Key came with another request before."
+)
+KEY_SHOWN: Final = Problem(
+    "key_shown", 409, "Key already shown", "This request was carried out before, and the new key was shown then."
+)
 
 # Who is it, may they
 NO_CREDENTIAL: Final = Problem(
@@ -81,6 +93,8 @@ CONFLICTING_CREDENTIALS: Final = Problem(
 )
 KEY_EXPIRED: Final = Problem("key_expired", 401, "Key expired", "This API key has expired.")
 KEY_REVOKED: Final = Problem("key_revoked", 401, "Key revoked", "This API key has been revoked.")
+BAD_TOKEN: Final = Problem("bad_token", 401, "Invalid token", "This token is not valid.")
+TOKEN_EXPIRED: Final = Problem("token_expired", 401, "Token expired", "This token has expired.")
 FORBIDDEN: Final = Problem("forbidden", 403, "Forbidden", "This key may not do that.")
 WRONG_PROJECT: Final = Problem("wrong_project", 403, "Wrong project", "This key belongs to another project.")
 SCOPE_MISSING: Final = Problem("scope_missing", 403, "Scope missing", "This key lacks a scope that the route asks for.")
@@ -107,6 +121,9 @@ AUTH_UNAVAILABLE: Final = Problem(
 )
 LIMITS_UNAVAILABLE: Final = Problem(
     "limits_unavailable", 503, "Service unavailable", "Limits cannot be checked at the moment."
+)
+STORE_UNAVAILABLE: Final = Problem(
+    "store_unavailable", 503, "Service unavailable", "The database cannot be asked at the moment."
 )
 BACKLOG_FULL: Final = Problem(
     "backlog_full",

@@ -1,0 +1,135 @@
+"""What handlers work with: who calls, what for, and what to answer. Handlers are plain functions of a Call."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import asyncpg
+
+from admin.declare import Fault
+from admin.nouns import Scope
+from ledger import problems
+from ledger.ids import PLATFORM_PROJECT_ID
+from ledger.keys import KeyKind, Mode
+from ledger.problems import Problem
+
+
+class Body(Enum):
+    """What a request must bring."""
+
+    NONE = "none"
+    JSON = "json"
+    OPTIONAL_JSON = "optional json"
+    DECLARATION = "declaration"
+    """YAML or JSON; parsed to a ledger.specs.Declaration."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The key behind a request. `actor` is what the audit log says."""
+
+    key_id: str
+    scope: Scope
+    kind: KeyKind
+
+    @property
+    def project_id(self) -> str:
+        return self.scope.project_id
+
+    @property
+    def mode(self) -> Mode:
+        return self.scope.mode
+
+    @property
+    def is_platform(self) -> bool:
+        """True for the operator's own project, whose secret keys administer all others."""
+        return self.scope.project_id == PLATFORM_PROJECT_ID
+
+    @property
+    def actor(self) -> str:
+        return f"key:{self.key_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One authenticated request. `body` is parsed as the endpoint's `body` says, {} or None where there is none."""
+
+    connection: asyncpg.Connection
+    caller: Caller
+    params: Mapping[str, str]
+    query: Mapping[str, str]
+    body: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer: `data` as JSON, or `text` as YAML. `is_secret`: it shows a key, so it is sent once and never kept."""
+
+    data: Any = None
+    status: int = 200
+    location: str | None = None
+    is_secret: bool = False
+    text: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Handler = Callable[[Call], Awaitable[Reply]]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A method and path, and who may use it how.
+
+    `writes` runs it in a transaction, `creates` makes it honour Idempotency-Key, `query` names the parameters it takes.
+    """
+
+    method: str
+    path: str
+    run: Handler
+    body: Body = Body.NONE
+    writes: bool = False
+    creates: bool = False
+    query: frozenset[str] = frozenset()
+    kinds: frozenset[KeyKind] = frozenset((KeyKind.SECRET,))
+    platform_only: bool = False
+    is_browser_safe: bool = False
+    """Pages of any origin may call it (CORS); which key they may use is the key's own affair."""
+
+
+class Denied(Exception):
+    """The answer is a problem. `detail` is public, None for the catalogue's own."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        detail: str | None = None,
+        *,
+        errors: Iterable[Fault] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(problem.code)
+        self.problem = problem
+        self.detail = detail
+        self.errors = list(errors)
+        self.headers = dict(headers or {})
+
+
+def invalid(field_name: str, message: str) -> Denied:
+    """A 422 about one field."""
+    return Denied(problems.INVALID, f"{field_name}: {message}", errors=[Fault(None, None, field_name, message)])
+
+
+def not_found(noun: str, object_id: str) -> Denied:
+    """A 404 for what does not exist, or not for this caller."""
+    return Denied(problems.NOT_FOUND, f"There is no {noun} {object_id!r:.80} here.")
+
+
+def flag(query: Mapping[str, str], name: str) -> bool:
+    """A query parameter that is true or false; false where it is not given. Raises Denied."""
+    value = query.get(name, "false")
+    if value not in ("true", "false"):
+        raise invalid(name, f"expected true or false, got {value!r:.40}")
+    return value == "true"

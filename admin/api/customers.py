@@ -1,0 +1,12 @@
+"""/api/v1/customers."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from admin.api import resources
+from admin.api.call import Endpoint
+from admin.customers import rows
+from ledger.specs import CustomerSpec
+
+ENDPOINTS: Final[tuple[Endpoint, ...]] = resources.endpoints(rows, CustomerSpec, "customers")

@@ -1,0 +1,79 @@
+"""/api/v1/apply and /api/v1/export: whole projects as YAML or JSON, narrowed to the caller's mode.
+
+A key declares its own project only; the platform's secret keys declare any, new ones too.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from admin.api.call import Body, Call, Denied, Endpoint, Reply, flag
+from admin.changes import Action, Change
+from admin.declare import apply, export
+from admin.projects import rows as projects
+from ledger import problems
+from ledger.keys import Mode
+from ledger.specs import Declaration
+
+
+async def apply_(call: Call) -> Reply:
+    """Make the project as declared; answers what changed. With dry_run=true nothing is kept."""
+    declaration: Declaration = call.body
+    dry_run, prune = flag(call.query, "dry_run"), flag(call.query, "prune")
+    if not call.caller.is_platform:
+        own = await projects.get(call.connection, call.caller.project_id)
+        if own is None or any(project.name != own.name for project in declaration.projects):
+            raise Denied(problems.WRONG_PROJECT, f"This key declares project {own.name if own else ''!r} alone.")
+    changes = await apply(
+        call.connection,
+        declaration,
+        actor=call.caller.actor,
+        dry_run=dry_run,
+        prune=prune,
+        modes=(call.caller.mode,),
+    )
+    return Reply(
+        {
+            "dry_run": dry_run,
+            "mode": call.caller.mode,
+            "skipped": _outside(declaration, call.caller.mode),
+            "changes": [_represent(change) for change in changes],
+        }
+    )
+
+
+async def export_(call: Call) -> Reply:
+    """The YAML that applies to itself: the caller's project, or all for the platform."""
+    own = await projects.get(call.connection, call.caller.project_id)
+    name = None if call.caller.is_platform or own is None else own.name
+    return Reply(text=await export(call.connection, name, modes=(call.caller.mode,)))
+
+
+def _outside(declaration: Declaration, mode: Mode) -> int:
+    """How many tiers and customers are declared for the mode that this key does not serve."""
+    modes = [t.modes for p in declaration.projects for t in p.tiers]
+    modes += [c.modes for p in declaration.projects for c in p.customers]
+    return sum(any(other is not mode for other in in_modes) for in_modes in modes)
+
+
+def _represent(change: Change) -> dict[str, Any]:
+    represented: dict[str, Any] = {
+        "action": change.action,
+        "noun": change.noun,
+        "name": change.name,
+        "project_id": change.project_id,
+        "mode": change.mode,
+    }
+    if change.action is Action.UPDATED:
+        represented["fields"] = {
+            name: {"before": before, "after": after} for name, (before, after) in change.fields.items()
+        }
+    return represented
+
+
+ENDPOINTS: Final = (
+    Endpoint(
+        "POST", "/api/v1/apply", apply_, body=Body.DECLARATION, writes=True, query=frozenset(("dry_run", "prune"))
+    ),
+    Endpoint("GET", "/api/v1/export", export_),
+)

@@ -1,0 +1,102 @@
+"""/api/v1/keys: made and rotated (the text is shown once), listed, revoked."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from admin.api import pages
+from admin.api.call import Body, Call, Endpoint, Reply, invalid, not_found
+from admin.api.resources import validated
+from admin.keys import CreatedKey, Key, create_key, get_key, list_keys, revoke_key, rotate_key
+from admin.keys.create import LONGEST_GRACE_S
+from admin.keys.rows import fields_of
+from admin.nouns import Scope
+from ledger.specs import KeySpec
+
+_PATH: Final = "/api/v1/keys"
+
+
+class Rotation(BaseModel):
+    """How long the old key lives on, in seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    graceSeconds: int = Field(default=0, ge=0, le=LONGEST_GRACE_S)
+
+
+def represent(key: Key) -> dict[str, Any]:
+    """A key as it is shown; there is no text to show."""
+    return {"id": key.id, **fields_of(key), "last_used_at": key.last_used_at, "created_at": key.created_at}
+
+
+async def found(call: Call) -> Key:
+    """The key that the path names. Raises Denied."""
+    key = await get_key(call.connection, call.params["id"], call.caller.scope)
+    if key is None:
+        raise not_found("key", call.params["id"])
+    return key
+
+
+async def make(call: Call, project_id: str, body: dict[str, Any]) -> Reply:
+    """Make a key for a project, in the caller's mode."""
+    spec = spec_of(call, body)
+    created = await create_key(call.connection, project_id, spec, actor=call.caller.actor)
+    key = await get_key(call.connection, created.id, Scope(project_id, call.caller.mode))
+    assert key is not None  # made just now, in this transaction
+    return Reply({"key": created.key.text, **represent(key)}, 201, f"{_PATH}/{created.id}", is_secret=True)
+
+
+def spec_of(call: Call, body: dict[str, Any]) -> KeySpec:
+    """The spec of a key in the caller's mode. Raises Denied."""
+    if body.get("mode", call.caller.mode) != call.caller.mode:
+        raise invalid("mode", f"this is a {call.caller.mode} key, and makes keys of that mode alone")
+    return validated(KeySpec, {**body, "mode": call.caller.mode})
+
+
+async def rotated(call: Call) -> tuple[Key, CreatedKey]:
+    """Rotate the key that the path names; returns it as it is now, and its successor."""
+    rotation = validated(Rotation, call.body)
+    key = await found(call)
+    created = await rotate_key(call.connection, key, rotation.graceSeconds, actor=call.caller.actor)
+    return await found(call), created
+
+
+async def list_(call: Call) -> Reply:
+    """All keys, revoked ones too."""
+    return await pages.paged(call.query, partial(list_keys, call.connection, call.caller.scope), represent)
+
+
+async def create(call: Call) -> Reply:
+    """A new key."""
+    return await make(call, call.caller.project_id, call.body)
+
+
+async def get(call: Call) -> Reply:
+    """One key."""
+    return Reply(represent(await found(call)))
+
+
+async def revoke(call: Call) -> Reply:
+    """The key as it is when it is revoked, which it may have been before."""
+    return Reply(represent(await revoke_key(call.connection, await found(call), actor=call.caller.actor)))
+
+
+async def rotate(call: Call) -> Reply:
+    """The successor with its text, and until when the old key works."""
+    old, created = await rotated(call)
+    key = await get_key(call.connection, created.id, call.caller.scope)
+    assert key is not None  # made just now, in this transaction
+    data = {"key": created.key.text, **represent(key), "rotated": {"id": old.id, "expires_at": old.expires_at}}
+    return Reply(data, 201, f"{_PATH}/{created.id}", is_secret=True)
+
+
+ENDPOINTS: Final = (
+    Endpoint("GET", _PATH, list_, query=pages.QUERY),
+    Endpoint("POST", _PATH, create, body=Body.JSON, writes=True, creates=True),
+    Endpoint("GET", f"{_PATH}/{{id}}", get),
+    Endpoint("DELETE", f"{_PATH}/{{id}}", revoke, writes=True),
+    Endpoint("POST", f"{_PATH}/{{id}}/rotate", rotate, body=Body.OPTIONAL_JSON, writes=True, creates=True),
+)

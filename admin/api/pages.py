@@ -1,0 +1,65 @@
+"""Lists in pages: `limit` and `cursor` in, `{"data": […], "next_cursor": …}` out.
+
+A page goes down from an id, so what is made or deleted between two pages never repeats or hides anything else. The
+cursor is opaque to clients; it holds nothing but that id.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, Protocol, TypeVar
+
+from admin.api.call import Reply, invalid
+
+QUERY: Final = frozenset(("limit", "cursor"))
+DEFAULT_LIMIT: Final = 20
+MOST: Final = 100
+
+_LIMIT = re.compile(r"[1-9]\d{0,2}", re.ASCII)
+_ID = re.compile(r"[a-z]+_[0-9a-z]+", re.ASCII)
+
+
+class HasId(Protocol):
+    """What can be listed."""
+
+    @property
+    def id(self) -> str:
+        """Sorts the list."""
+
+
+T = TypeVar("T", bound=HasId)
+
+
+async def paged(
+    query: Mapping[str, str],
+    fetch: Callable[[str | None, int | None], Awaitable[list[T]]],
+    represent: Callable[[T], Any],
+) -> Reply:
+    """One page of what `fetch(before, limit)` finds. Raises Denied for a limit or cursor that is none."""
+    limit = _limit(query.get("limit"))
+    found = await fetch(_before(query.get("cursor")), limit + 1)  # one more tells whether there is a next page
+    shown = found[:limit]
+    cursor = base64.urlsafe_b64encode(shown[-1].id.encode()).decode() if len(found) > limit else None
+    return Reply({"data": [represent(item) for item in shown], "next_cursor": cursor})
+
+
+def _limit(given: str | None) -> int:
+    if given is None:
+        return DEFAULT_LIMIT
+    if not _LIMIT.fullmatch(given) or int(given) > MOST:
+        raise invalid("limit", f"expected a number from 1 to {MOST}, got {given!r:.40}")
+    return int(given)
+
+
+def _before(cursor: str | None) -> str | None:
+    if cursor is None:
+        return None
+    try:
+        before = base64.urlsafe_b64decode(cursor.encode("ascii")).decode("ascii")
+    except ValueError:
+        before = ""
+    if not _ID.fullmatch(before):
+        raise invalid("cursor", "expected the next_cursor of the page before")
+    return before

@@ -1,0 +1,89 @@
+"""The endpoints that tiers, customers, upstreams and routes share: list, get, create, update, delete.
+
+An object is its spec's fields with `id` and `created_at`. An update (PATCH) replaces the fields it names and leaves the
+others; the field that names the object cannot be changed.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from admin.api import pages
+from admin.api.call import Body, Call, Denied, Endpoint, Reply, invalid, not_found
+from admin.declare.explain import explain
+from admin.nouns import Noun, Scope, Stored, fields_of
+from ledger import problems
+from ledger.specs import CustomerSpec, RouteSpec, TierSpec, UpstreamSpec
+
+S = TypeVar("S", TierSpec, CustomerSpec, UpstreamSpec, RouteSpec)
+M = TypeVar("M", bound=BaseModel)
+
+
+def endpoints(noun: Noun[S], model: type[S], plural: str) -> tuple[Endpoint, ...]:
+    """The five endpoints of a noun under /api/v1/{plural}."""
+    path = f"/api/v1/{plural}"
+
+    def represent(stored: Stored[S]) -> dict[str, Any]:
+        return {"id": stored.id, **fields_of(stored.spec), **stored.more, "created_at": stored.created_at}
+
+    async def found(call: Call, object_id: str) -> Stored[S]:
+        stored = await noun.get(call.connection, call.caller.scope, object_id)
+        if stored is None:
+            raise not_found(noun.NOUN, object_id)
+        return stored
+
+    async def list_(call: Call) -> Reply:
+        return await pages.paged(call.query, partial(noun.page, call.connection, call.caller.scope), represent)
+
+    async def get(call: Call) -> Reply:
+        return Reply(represent(await found(call, call.params["id"])))
+
+    async def create(call: Call) -> Reply:
+        spec = validated(model, in_scope(model, call.body, call.caller.scope))
+        changes = await noun.create(call.connection, call.caller.scope, spec, actor=call.caller.actor)
+        object_id = changes[-1].object_id
+        return Reply(represent(await found(call, object_id)), 201, f"{path}/{object_id}")
+
+    async def update(call: Call) -> Reply:
+        current = await found(call, call.params["id"])
+        before = fields_of(current.spec)
+        if noun.IDENTITY in call.body and call.body[noun.IDENTITY] != before[noun.IDENTITY]:
+            raise invalid(noun.IDENTITY, f"names the {noun.NOUN} and cannot be changed; make another one")
+        merged = {**before, **in_scope(model, call.body, call.caller.scope)}
+        spec = validated(model, merged)
+        await noun.update(call.connection, call.caller.scope, current, spec, actor=call.caller.actor)
+        return Reply(represent(await found(call, current.id)))
+
+    async def delete(call: Call) -> Reply:
+        current = await found(call, call.params["id"])
+        await noun.delete(call.connection, call.caller.scope, current, actor=call.caller.actor)
+        return Reply(status=204)
+
+    return (
+        Endpoint("GET", path, list_, query=pages.QUERY),
+        Endpoint("POST", path, create, body=Body.JSON, writes=True, creates=True),
+        Endpoint("GET", f"{path}/{{id}}", get),
+        Endpoint("PATCH", f"{path}/{{id}}", update, body=Body.JSON, writes=True),
+        Endpoint("DELETE", f"{path}/{{id}}", delete, writes=True),
+    )
+
+
+def in_scope(model: type[BaseModel], body: dict[str, Any], scope: Scope) -> dict[str, Any]:
+    """The body with the mode of the key that sent it. Raises Denied if it names modes itself."""
+    if "modes" not in model.model_fields:
+        return body
+    if "modes" in body:
+        raise invalid("modes", f"is not a field here: this is a {scope.mode} key, and serves that mode alone")
+    return {**body, "modes": [scope.mode]}
+
+
+def validated(model: type[M], body: dict[str, Any]) -> M:
+    """The model of a body. Raises Denied with every field that is not valid."""
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        faults = explain(error, model, body)
+        raise Denied(problems.INVALID, "; ".join(str(fault) for fault in faults[:3]), errors=faults) from None

@@ -1,0 +1,12 @@
+"""/api/v1/tiers."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from admin.api import resources
+from admin.api.call import Endpoint
+from admin.tiers import rows
+from ledger.specs import TierSpec
+
+ENDPOINTS: Final[tuple[Endpoint, ...]] = resources.endpoints(rows, TierSpec, "tiers")

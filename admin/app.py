@@ -1,0 +1,140 @@
+"""The control plane's process: wires pool, API and metrics, serves until SIGTERM or SIGINT, closes in reverse order.
+
+It starts while Postgres is down, says so at /ready, answers 503 meanwhile, and goes on when Postgres is back. Asked to
+stop, it takes no new connections and gives requests in hand 10 s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import uvloop
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from admin import observe
+from admin.api import aliases, customers, declarations, keys, projects, routes, tiers, upstreams
+from admin.api.serve import handler, preflight
+from admin.metrics import AdminMetrics
+from admin.store import Store
+from config.log import setup
+from config.settings import Settings
+from ledger.dependency import Dependency
+
+DRAIN_S: Final = 10.0
+ENDPOINTS: Final = (
+    *projects.ENDPOINTS,
+    *tiers.ENDPOINTS,
+    *customers.ENDPOINTS,
+    *upstreams.ENDPOINTS,
+    *routes.ENDPOINTS,
+    *keys.ENDPOINTS,
+    *declarations.ENDPOINTS,
+    *aliases.ENDPOINTS,
+)
+_ID_PATTERN: Final = "{id:[a-z]{1,8}_[0-9a-z]{1,64}}"
+
+log = logging.getLogger(__name__)
+
+
+class Unusable(Exception):
+    """The settings do not let the control plane run. The message says which and why, without a secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """Where it listens: base URLs without a trailing slash."""
+
+    url: str
+    metrics_url: str
+
+
+def main(settings: Settings) -> None:
+    """Run the control plane in this process until it is asked to stop. Raises SystemExit if it cannot run."""
+    setup(settings, "admin")
+    try:
+        uvloop.run(_until_signalled(settings))
+    except Unusable as error:
+        raise SystemExit(f"tollgate admin: {error}") from None
+
+
+async def _until_signalled(settings: Settings) -> None:
+    stop = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+    async with running(settings):
+        await stop.wait()
+        log.info("stopping; requests in hand are finished first")
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Running]:
+    """The control plane, from listening to drained. Raises Unusable."""
+    if settings.postgres_url is None:
+        raise Unusable("postgres_url is not set (TOLLGATE_POSTGRES_URL)")
+    registry = CollectorRegistry()
+    metrics = AdminMetrics(registry)
+    store = Store(settings.postgres_url.get_secret_value(), Dependency("postgres", metrics.postgres_errors.inc))
+    admin = settings.admin
+    async with AsyncExitStack() as closing:
+        closing.push_async_callback(store.close)
+        await store.open()
+        metrics_url = await _listen(closing, _metrics_app(registry), admin.host, admin.metrics_port)
+        url = await _listen(closing, _app(store, metrics, admin.max_body_bytes), admin.host, admin.port)
+        log.info("listening on %s, metrics on %s", url, metrics_url)
+        yield Running(url, metrics_url)
+
+
+def _app(store: Store, metrics: AdminMetrics, max_body_bytes: int) -> web.Application:
+    app = web.Application(middlewares=[observe.middleware(metrics)], client_max_size=max_body_bytes)
+    for endpoint in ENDPOINTS:
+        path = endpoint.path.replace("{id}", _ID_PATTERN)
+        if endpoint.method == "GET":
+            app.router.add_get(path, handler(endpoint, store))  # answers HEAD too
+        else:
+            app.router.add_route(endpoint.method, path, handler(endpoint, store))
+        if endpoint.is_browser_safe:
+            app.router.add_route("OPTIONS", path, preflight(endpoint))
+
+    async def ready(_: web.Request) -> web.Response:
+        state = await store.state()
+        body = {"status": "ready" if state == "up" else "not ready", "dependencies": {"postgres": state}}
+        return web.json_response(body, status=200 if state == "up" else 503)
+
+    app.router.add_get("/health", _health)
+    app.router.add_get("/ready", ready)
+    return app
+
+
+def _metrics_app(registry: CollectorRegistry) -> web.Application:
+    async def exposition(_: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    app = web.Application()
+    app.router.add_get("/metrics", exposition)
+    app.router.add_get("/health", _health)
+    return app
+
+
+async def _health(_: web.Request) -> web.Response:
+    return web.json_response({"status": "ok"})
+
+
+async def _listen(closing: AsyncExitStack, app: web.Application, host: str, port: int) -> str:
+    """Serve an application until `closing` closes; returns its base URL. Raises Unusable."""
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=DRAIN_S)
+    await runner.setup()
+    closing.push_async_callback(runner.cleanup)
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError as error:
+        raise Unusable(f"cannot listen on {host}:{port}: {error.strerror}") from None
+    bound_host, bound_port = runner.addresses[0][:2]
+    return f"http://[{bound_host}]:{bound_port}" if ":" in bound_host else f"http://{bound_host}:{bound_port}"

@@ -1,0 +1,80 @@
+"""Around every request: its id, its answer when something goes wrong, its line in the log, its metrics.
+
+The only middleware. A request id that the client (or a gateway) sends is kept if it is one, so that one id finds the
+request in the logs of every plane.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from typing import Final
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from admin.api import answers
+from admin.api.serve import ANY_ORIGIN, CALLER, IS_BROWSER_SAFE
+from admin.metrics import AdminMetrics
+from ledger.ids import uuid7_hex
+
+REQUEST_ID: Final = "X-Request-Id"
+UNMATCHED: Final = "unmatched"
+_QUIET: Final = frozenset(("/health", "/ready"))
+
+_FORM = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+
+log = logging.getLogger(__name__)
+
+
+def middleware(metrics: AdminMetrics) -> Middleware:
+    """The middleware that does all this."""
+
+    @web.middleware
+    async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
+        began = time.perf_counter()
+        given = request.headers.get(REQUEST_ID, "")
+        request_id = given if _FORM.fullmatch(given) else uuid7_hex(time.time_ns() // 1_000_000)
+        metrics.in_flight.inc()
+        try:
+            response = await handler(request)
+        except Exception as error:  # noqa: BLE001 - every failure becomes an answer, and what nobody foresaw is logged there
+            response = answers.of_error(error, request_id)
+        finally:
+            metrics.in_flight.dec()
+        response.headers[REQUEST_ID] = request_id
+        if request.get(IS_BROWSER_SAFE):
+            response.headers.update(ANY_ORIGIN)
+        _note(request, response, request_id, time.perf_counter() - began)
+        return response
+
+    def _note(request: web.Request, response: web.StreamResponse, request_id: str, seconds: float) -> None:
+        route = _pattern(request)
+        metrics.requests.labels(route, _method(request), f"{response.status // 100}xx").inc()
+        metrics.seconds.labels(route).observe(seconds)
+        caller = request.get(CALLER)
+        log.log(
+            logging.DEBUG if route in _QUIET else logging.INFO,
+            "request",
+            extra={
+                "request_id": request_id,
+                "method": request.method,
+                "route": route,
+                "status": response.status,
+                "duration_ms": round(seconds * 1000, 1),
+                "project_id": caller and caller.project_id,
+                "key_id": caller and caller.key_id,
+            },
+        )
+
+    return observe
+
+
+def _pattern(request: web.Request) -> str:
+    resource = request.match_info.route.resource
+    return UNMATCHED if resource is None else resource.canonical
+
+
+def _method(request: web.Request) -> str:
+    return request.method if request.method in ("GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS") else "other"

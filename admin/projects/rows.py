@@ -1,0 +1,54 @@
+"""Projects as rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import asyncpg
+
+from admin.changes import Action, Change, Refused, record
+from admin.store import writing
+from ledger import ids, sql
+from ledger.specs import ProjectSpec
+
+_SQL = sql.load("admin.projects", "projects.sql")
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A tenant. `kind` is saas or store."""
+
+    id: str
+    name: str
+    kind: str
+    created_at: datetime
+
+
+async def by_name(connection: asyncpg.Connection, name: str) -> Project | None:
+    """The project of this name, or None."""
+    row = await connection.fetchrow(_SQL["by_name"], name)
+    return None if row is None else Project(**row)
+
+
+async def get(connection: asyncpg.Connection, project_id: str) -> Project | None:
+    """The project of this id, or None."""
+    row = await connection.fetchrow(_SQL["by_id"], project_id)
+    return None if row is None else Project(**row)
+
+
+async def page(connection: asyncpg.Connection, before: str | None, limit: int | None) -> list[Project]:
+    """At most `limit` projects (None: all) with ids below `before`, by descending id."""
+    return [Project(**row) for row in await connection.fetch(_SQL["page"], before, limit)]
+
+
+async def create(connection: asyncpg.Connection, spec: ProjectSpec, *, actor: str) -> Change:
+    """Make a project from its name and kind. Raises Refused if the name is taken."""
+    async with writing(connection):
+        if await by_name(connection, spec.name) is not None:
+            raise Refused(f"a project is called {spec.name!r} already", "name")
+        project_id = ids.new_id("project")
+        await connection.execute(_SQL["insert"], project_id, spec.name, spec.kind)
+        after = {"name": spec.name, "kind": spec.kind}
+        change = Change(Action.CREATED, "project", spec.name, project_id, project_id, None, None, after)
+        return await record(connection, change, actor=actor)

@@ -1,0 +1,1 @@
+"""Upstreams: where requests go. They serve both modes of a project; one that a route uses cannot be deleted."""
