@@ -26,7 +26,8 @@ T = TypeVar("T")
 _ROOMY_BYTES = 1024**3
 
 
-def _directory(name: str) -> Path:
+def quick_directory(name: str) -> Path:
+    """A new folder for a server's data, in memory where there is room. Whoever asks for it removes it."""
     memory = Path("/dev/shm")
     is_roomy = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > _ROOMY_BYTES
     return Path(tempfile.mkdtemp(prefix=f"tollgate-test-{name}-", dir=memory if is_roomy else None))
@@ -38,7 +39,7 @@ class TestPostgres:
     __test__ = False
 
     def __init__(self) -> None:
-        self._directory = _directory("postgres")
+        self._directory = quick_directory("postgres")
         self.server: Server = start_postgres(self._directory, durable=False, remove=True)
         self._loop = asyncio.new_event_loop()  # of our own: tests that are not async have databases too
         self._names = itertools.count(1)
@@ -82,7 +83,7 @@ class TestRedis:
     __test__ = False
 
     def __init__(self) -> None:
-        self._directory = _directory("redis")
+        self._directory = quick_directory("redis")
         self.server: Server = start_redis(self._directory, durable=False, remove=True)
         self._client = redis.Redis.from_url(self.server.url)
 

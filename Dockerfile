@@ -1,0 +1,22 @@
+# One image for every process: `tollgate gateway`, `admin`, `worker`, `migrate`, `apply`.
+FROM python:3.13-slim AS build
+WORKDIR /src
+RUN python -m venv /opt/tollgate
+COPY requirements/image.txt requirements/
+RUN /opt/tollgate/bin/pip install --no-cache-dir --require-hashes -r requirements/image.txt
+COPY pyproject.toml README.md LICENSE ./
+COPY config config
+COPY ledger ledger
+COPY gateway gateway
+COPY admin admin
+COPY tollgate tollgate
+RUN /opt/tollgate/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
+
+FROM python:3.13-slim
+COPY --from=build /opt/tollgate /opt/tollgate
+ENV PATH=/opt/tollgate/bin:$PATH PYTHONUNBUFFERED=1
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin tollgate
+USER tollgate
+WORKDIR /tmp
+ENTRYPOINT ["tollgate"]
+CMD ["--help"]

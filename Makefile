@@ -1,0 +1,55 @@
+# `make run` and `make test` do all their set-up: a virtual environment in .venv from hash-pinned requirements.
+# ARGS is passed on: make run ARGS="--gateway-port 0", make test ARGS="-k limits".
+
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
+COMPILE := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --no-header --no-annotate
+
+.PHONY: run test check format requirements clean
+
+run: .venv/.run
+	@$(BIN)/tollgate dev $(ARGS)
+
+test: check
+	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+
+check: .venv/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Stamps: what is installed already is not looked at again.
+.venv/.run: requirements/run.txt pyproject.toml | $(BIN)/python
+	$(PIP) install --require-hashes -r requirements/run.txt
+	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/.test: requirements/test.txt pyproject.toml | $(BIN)/python
+	$(PIP) install --require-hashes -r requirements/test.txt
+	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "Tollgate needs Python 3.11 or newer, and $(PYTHON) is %d.%d: make PYTHON=python3.12 ..." % v[:2])'
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo "$(PYTHON) has no venv module: install it (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+
+# The pins, from pyproject.toml and the .in files. image.txt is run.txt without the servers of `tollgate dev`.
+requirements:
+	@command -v uv >/dev/null || { echo "make requirements needs uv" >&2; exit 1; }
+	$(COMPILE) --upgrade --extra dev-servers pyproject.toml requirements/test.in -o requirements/test.txt
+	$(COMPILE) --constraint requirements/test.txt --extra dev-servers pyproject.toml requirements/run.in -o requirements/run.txt
+	$(COMPILE) --constraint requirements/run.txt pyproject.toml requirements/run.in -o requirements/image.txt
+
+# Removes what make made; the data of `make run` in .tollgate stay.
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,122 @@
+"""Starting one plane as a child of `tollgate dev` and waiting until it says it is ready.
+
+Settings reach it through its environment, complete, so that no file is read again: command lines are visible to all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from config.load import FILE_VARIABLE, PREFIX, to_environment
+from config.settings import Settings
+from tollgate.dev.child import Child, ChildError, spawn
+from tollgate.dev.supervisor import StartError
+
+_READY_DEADLINE_S: Final = 60.0
+_POLL_S: Final = 0.05
+_STOP_MARGIN_S: Final = 10.0
+
+TOLLGATE: Final = (sys.executable, "-P", "-m", "tollgate.cli")
+"""Our own command line; -P keeps packages of the current folder from standing in for ours."""
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """This process's environment with exactly these settings."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    return {**inherited, **to_environment(settings), FILE_VARIABLE: os.devnull}
+
+
+def base_url(host: str, port: int) -> str:
+    """Where a server that listens on `host` is reached from this machine."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def with_admin_behind_gateway(settings: Settings) -> Settings:
+    """The settings with admin's paths served at the gateway's origin too, unless they say otherwise."""
+    if settings.gateway.admin_url is not None:
+        return settings
+    admin_url = base_url(settings.admin.host, settings.admin.port)
+    return settings.model_copy(update={"gateway": settings.gateway.model_copy(update={"admin_url": admin_url})})
+
+
+def ready_urls(settings: Settings) -> dict[str, str]:
+    """What each plane answers with 200 once it can work."""
+    gateway, admin, worker = settings.gateway, settings.admin, settings.worker
+    return {
+        "worker": base_url(worker.host, worker.metrics_port) + "/ready",
+        "admin": base_url(admin.host, admin.port) + "/ready",
+        "gateway": base_url(gateway.host, gateway.port) + "/ready",
+    }
+
+
+async def start_plane(name: str, settings: Settings, retract: Path) -> Child:
+    """Start `tollgate NAME` and wait until it is ready; `retract` is a file that goes when we are killed.
+
+    Raises StartError, leaving nothing running.
+    """
+    grace_s = settings.gateway.drain_timeout_ms / 1000 + _STOP_MARGIN_S if name == "gateway" else 20.0
+    env = environment(settings)
+    return await start_http([*TOLLGATE, name], name, ready_urls(settings)[name], env, grace_s, retract)
+
+
+async def start_http(
+    program: Sequence[str], name: str, ready_url: str, env: dict[str, str], grace_s: float, retract: Path | None = None
+) -> Child:
+    """Start an HTTP server and wait until `ready_url` answers 200. Raises StartError, leaving nothing running."""
+    try:
+        child = spawn(program, name=name, env=env, grace_s=grace_s, retract=retract)
+    except ChildError as error:
+        raise StartError(str(error)) from None
+    try:
+        async with asyncio.timeout(_READY_DEADLINE_S):
+            while not await _is_ready(ready_url):
+                if child.returncode is not None:
+                    raise StartError(f"{name} ended with status {child.returncode} before it was ready")
+                await asyncio.sleep(_POLL_S)
+    except TimeoutError:
+        await _end(child)
+        raise StartError(f"{name} was not ready within {_READY_DEADLINE_S:.0f} s ({ready_url})") from None
+    except BaseException:
+        await _end(child)
+        raise
+    return child
+
+
+async def _end(child: Child) -> None:
+    child.hurry()
+    await child.ended()
+
+
+async def _is_ready(url: str) -> bool:
+    """One GET without a client library: only the status counts, and the answer ends with the connection."""
+    authority, _, path = url.removeprefix("http://").partition("/")
+    host, _, port = authority.rpartition(":")
+    try:
+        async with asyncio.timeout(5):
+            reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+            try:
+                writer.write(f"GET /{path} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n".encode())
+                return b" 200 " in await reader.readline()
+            finally:
+                writer.close()
+    except (OSError, TimeoutError, ValueError):
+        return False
+
+
+def children_of(pid: int) -> list[int]:
+    """The child processes of `pid`, such as a gateway's workers; empty where there is no /proc."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # ended meanwhile
+        if fields[0] != "Z" and int(fields[1]) == pid:
+            found.append(int(stat.parent.name))
+    return sorted(found)
