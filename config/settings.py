@@ -7,9 +7,10 @@ A setting is validated when a process starts and passed down from its compositio
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 """A TCP port; 0 picks a free one."""
@@ -26,6 +27,10 @@ class GatewaySettings(_Section):
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: Port = Field(default=8080, description="port for clients")
     workers: int = Field(default=1, ge=1, le=256, description="worker processes sharing the port")
+    tls_certificate: Path | None = Field(
+        default=None, description="PEM file with the certificate chain: the port then speaks HTTPS"
+    )
+    tls_key: Path | None = Field(default=None, description="PEM file with the certificate's private key")
     metrics_port: Port = Field(default=8090, description="port of /metrics, on the same address")
     max_head_bytes: int = Field(default=32_768, ge=1_024, le=1_048_576, description="largest request head (431 beyond)")
     max_target_bytes: int = Field(default=8_192, ge=256, le=65_536, description="longest request target (414 beyond)")
@@ -53,6 +58,12 @@ class GatewaySettings(_Section):
     trust_forwarded: bool = Field(
         default=False, description="believe X-Forwarded-* from clients (behind a proxy of yours)"
     )
+
+    @model_validator(mode="after")
+    def _certificate_and_key_together(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key go together")
+        return self
 
 
 class AdminSettings(_Section):

@@ -27,6 +27,7 @@ from prometheus_client.registry import Collector
 from config.log import setup
 from config.settings import Settings
 from gateway.metrics import families, merge
+from gateway.tls import TlsError, certificate_of
 
 _log = logging.getLogger("gateway.app")
 _BACKOFF_S: Final = (0.1, 5.0)
@@ -42,6 +43,10 @@ def main(settings: Settings) -> None:
     setup(settings, plane="gateway")
     if settings.postgres_url is None or settings.redis_url is None:
         raise StartError("the gateway needs postgres_url and redis_url (TOLLGATE_POSTGRES_URL, TOLLGATE_REDIS_URL)")
+    try:
+        certificate_of(settings.gateway)
+    except TlsError as error:
+        raise StartError(str(error)) from None
     uvloop.run(_Parent(settings).run())
 
 

@@ -31,6 +31,7 @@ from gateway.proxy.pool import Pools
 from gateway.relay import admin_route
 from gateway.store.redis import RedisPipe, encode
 from gateway.store.snapshot import Snapshot
+from gateway.tls import Certificate, certificate_of
 from ledger import names
 
 _log = logging.getLogger("gateway.worker")
@@ -77,10 +78,17 @@ class Worker:
         redis, snapshot, limiter, pools = gateway.limiter.redis, gateway.snapshot, gateway.limiter, gateway.pools
         redis.start()
         snapshot.start()
+        certificate = certificate_of(gateway_settings)
         server = await loop.create_server(
-            lambda: ClientConnection(door), gateway_settings.host, self._port, reuse_port=True, backlog=2048
+            lambda: ClientConnection(door),
+            gateway_settings.host,
+            self._port,
+            reuse_port=True,
+            backlog=2048,
+            ssl=certificate.context if certificate else None,
+            ssl_handshake_timeout=gateway_settings.head_timeout_ms / 1000 if certificate else None,
         )
-        beat = asyncio.create_task(self._beat(door, redis, name), name="gateway-beat")
+        beat = asyncio.create_task(self._beat(door, redis, name, certificate), name="gateway-beat")
         beat.add_done_callback(self._beat_ended)
         await self._attach_pipes()
         self._say({"ready": True})
@@ -105,7 +113,7 @@ class Worker:
         await snapshot.close()
         await redis.close()
 
-    async def _beat(self, door: Door, redis: RedisPipe, name: str) -> None:
+    async def _beat(self, door: Door, redis: RedisPipe, name: str, certificate: Certificate | None) -> None:
         """What happens on the clock: deadlines, idle connections, backlog, sign of life, figures for the parent."""
         gateway = door.gateway
         alive = encode(("SET", names.gateway_alive(name), "alive", "EX", "15"))
@@ -122,6 +130,8 @@ class Worker:
             if beats % 10 == 0:
                 gateway.pools.sweep()
                 gateway.incidents.tick()
+                if certificate is not None:
+                    certificate.refresh()
                 if redis.available:
                     backlog.ask(redis)
                     if beats % 50 == 0 or beats == 10:

@@ -185,6 +185,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._ex = None
         if state == _BODY and self._response is not None and self._response.framing == UNTIL_CLOSE and exc is None:
             self.served += 1
+            ex.upstream = None
             ex.resume(END)
             return
         ex.throw(self._broken(problems.UPSTREAM_FAILED, "connection closed before the answer was complete"))
@@ -296,6 +297,7 @@ class UpstreamConnection(asyncio.Protocol):
             return  # the client went away while it was given the last piece
         response = self._response
         self._ex = self._response = None
+        ex.upstream = None  # from here on this connection may serve somebody else
         self.served += 1
         if is_clean and self._request_done and response is not None and response.keeps_alive:
             self._state = _IDLE
