@@ -1,4 +1,4 @@
-"""Who makes a request: match the route, check the key, find the customer, remember the result.
+"""Who makes a request: match the route, check the key or token, find the customer, remember the result.
 
 `recognise` is asked once per connection and kind of request; its `Caller` is used again while the client repeats the same
 head on the same connection and nothing of it has changed in the snapshot. Failure: a `Refusal`, never an exception.
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.auth.access import refusal
 from gateway.auth.extract import Absent, Credential, extract
+from gateway.bearers import bearer_of, is_token
 from gateway.context import RETRY_SOON, Gateway, Refusal
 from gateway.limits.plan import Plan, make_plan
 from gateway.metrics import Admission
-from gateway.proxy.headers import safe_value, to_upstream
+from gateway.proxy.headers import asks_for_websocket, safe_value, to_upstream
 from gateway.store.nouns import Customer, Principal, Route, Tier
 from gateway.store.snapshot import Unavailable
 from ledger import problems
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
 _CHALLENGE: Final = b'WWW-Authenticate: Bearer realm="tollgate"\r\n'
 _BAD_CHALLENGE: Final = b'WWW-Authenticate: Bearer realm="tollgate", error="invalid_token"\r\n'
+_WANTED: Final = {
+    AuthMode.JWT: "Send a token: Authorization: Bearer <JWT>.",
+    AuthMode.KEY_OR_JWT: "Send an API key or a token (JWT): Authorization: Bearer <key or token>.",
+}
 _MAX_EXTERNAL_ID: Final = 200
 
 
@@ -47,6 +52,7 @@ class Caller:
     good_until_ms: float
     plan: Plan
     tail: bytes
+    is_websocket: bool = False
     heads: dict[Pool, bytes] = field(default_factory=dict)
 
 
@@ -69,7 +75,7 @@ async def recognise(gw: Gateway, ex: Exchange, last: Caller | None) -> Caller | 
         and last.good_until_ms > ex.at_ms
         and route.key_query is None
     ):
-        return Caller(line, fields, route, generation, last.good_until_ms, last.plan, last.tail)
+        return Caller(line, fields, route, generation, last.good_until_ms, last.plan, last.tail, last.is_websocket)
     return await identify(gw, ex, route, generation)
 
 
@@ -79,35 +85,49 @@ async def identify(gw: Gateway, ex: Exchange, route: Route, generation: int) -> 
     principal: Principal | None = None
     carried_by = b""
     mode = "live"
-    if route.spec.auth is AuthMode.KEY:
+    expires_at: float | None = None
+    customer: Customer | None = None
+    tier: Tier | None = None
+    auth = route.spec.auth
+    if auth is not AuthMode.NONE:
         credential = extract(ex.fields, ex.line.query, route.key_header, route.key_query)
         if isinstance(credential, Absent):
-            return refusal_of(credential)
-        checked = await authenticate(gw, ex, credential, route)
-        if isinstance(checked, Refusal):
-            return checked
-        principal, carried_by, mode = checked, credential.field, checked.mode
-    who = await customer_of(gw, ex, principal)
-    if isinstance(who, Refusal):
-        return who
-    customer, tier = who
+            return refusal_of(credential, auth)
+        carried_by = credential.field
+        if is_token(credential.text, auth):
+            bearer = await bearer_of(gw, ex, credential.text, route)
+            if isinstance(bearer, Refusal):
+                return bearer
+            _, mode, customer, tier, expires_at = bearer
+        else:
+            checked = await authenticate(gw, ex, credential, route)
+            if isinstance(checked, Refusal):
+                return checked
+            principal, mode, expires_at = checked, checked.mode, checked.expires_at
+            who = await customer_of(gw, ex, principal)
+            if isinstance(who, Refusal):
+                return who
+            customer, tier = who
     plan = _plan(gw, generation, route, mode, principal, customer, tier, now)
     good_until = float(plan.period_end)
-    if principal is not None and principal.expires_at is not None:
-        good_until = min(good_until, principal.expires_at)
+    if expires_at is not None:
+        good_until = min(good_until, expires_at)
     tail = to_upstream(ex.fields, carried_by) + ex.client.forwarded_lines(ex.fields)
     if customer is not None:
         tail += b"X-User-Id: %b\r\n" % safe_value(customer.external_id or customer.id)
     if ex.fields.chunked:
         tail += b"Transfer-Encoding: chunked\r\n"
-    return Caller(ex.line, ex.fields, route, generation, good_until * 1000, plan, tail)
+    is_websocket = route.spec.websocket and asks_for_websocket(ex.line, ex.fields)
+    if is_websocket:
+        tail += b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+    return Caller(ex.line, ex.fields, route, generation, good_until * 1000, plan, tail, is_websocket)
 
 
-def refusal_of(absent: Absent) -> Refusal:
+def refusal_of(absent: Absent, auth: AuthMode = AuthMode.KEY) -> Refusal:
     """The answer to a request without exactly one credential."""
     if absent is Absent.CONFLICT:
         return Refusal(problems.CONFLICTING_CREDENTIALS, _BAD_CHALLENGE)
-    return Refusal(problems.NO_CREDENTIAL, _CHALLENGE)
+    return Refusal(problems.NO_CREDENTIAL, _CHALLENGE, detail=_WANTED.get(auth))
 
 
 async def authenticate(gw: Gateway, ex: Exchange, credential: Credential, route: Route | None) -> Principal | Refusal:

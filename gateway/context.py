@@ -9,6 +9,7 @@ from gateway.incidents import Incidents
 from gateway.metrics import Admission
 
 if TYPE_CHECKING:
+    from gateway.auth.tokens import Tokens
     from gateway.clock import Clock
     from gateway.limits.limiter import Limiter
     from gateway.metrics import Metrics
@@ -32,6 +33,7 @@ class Gateway:
     name: str
     shards: int
     trust_forwarded: bool
+    tokens: Tokens
     is_draining: bool = False
     admin: Route | None = None
     """Where requests for the admin plane go."""

@@ -48,6 +48,7 @@ class Client(Protocol):
     def forwarded_lines(self, fields: Fields) -> bytes: ...
     def respond(self, ex: Exchange, status: int, headers: bytes, body: bytes) -> None: ...
     def start_response(self, ex: Exchange, lead: bytes, extra: bytes, framing: int) -> None: ...
+    def start_tunnel(self, ex: Exchange, lead: bytes, extra: bytes) -> None: ...
     def write_body(self, data: bytes) -> None: ...
     def end_body(self, trailers: bytes) -> None: ...
     def flush_head(self) -> None: ...
@@ -66,7 +67,26 @@ class Upstream(Protocol):
     def pause_reading(self) -> None: ...
     def resume_reading(self) -> None: ...
     def time_out(self) -> None: ...
+    def close(self) -> None: ...
     def abort(self) -> None: ...
+
+
+class Counter(Protocol):
+    """Counts the messages of one direction of a tunnel (gateway.metering.frames)."""
+
+    messages: int
+
+    def feed(self, data: bytes) -> None: ...
+
+
+class Tunnel:
+    """A WebSocket connection after its handshake: bytes pass both ways, messages are counted."""
+
+    __slots__ = ("incoming", "outgoing")
+
+    def __init__(self, incoming: Counter, outgoing: Counter) -> None:
+        self.incoming = incoming
+        self.outgoing = outgoing
 
 
 class Exchange:
@@ -98,6 +118,7 @@ class Exchange:
         "started_ns",
         "status",
         "total_deadline",
+        "tunnel",
         "upstream",
     )
 
@@ -127,6 +148,7 @@ class Exchange:
         self.total_deadline = 0.0
         self.read_timeout = 60.0
         self.response_trailers = b""
+        self.tunnel: Tunnel | None = None
         self._life: Coroutine[Any, Any, None] | None = None
         self._send: Any = None
         self._future: asyncio.Future[Any] | None = None
@@ -234,3 +256,19 @@ class Exchange:
         """A piece of the response body arrived."""
         self.bytes_out += len(data)
         self.client.write_body(data)
+
+    # -- a WebSocket, once both sides have agreed on it
+
+    def tunnel_in(self, data: bytes) -> None:
+        """Bytes from the client to the upstream."""
+        if self.tunnel is not None and self.upstream is not None:
+            self.bytes_in += len(data)
+            self.tunnel.incoming.feed(data)
+            self.upstream.write_body(data)
+
+    def tunnel_out(self, data: bytes) -> None:
+        """Bytes from the upstream to the client."""
+        if self.tunnel is not None:
+            self.bytes_out += len(data)
+            self.tunnel.outgoing.feed(data)
+            self.client.write_body(data)

@@ -54,7 +54,7 @@ class Door:
 
 
 # What a connection is doing
-_HEAD, _EXCHANGE, _LINGER, _CLOSED = range(4)
+_HEAD, _EXCHANGE, _TUNNEL, _LINGER, _CLOSED = range(5)
 # What is left of the request body
 _NO_BODY, _LENGTH, _CHUNKED = range(3)
 
@@ -169,6 +169,10 @@ class ClientConnection(asyncio.Protocol):
                 self._buffer = bytearray(data)
             else:
                 self._read_request(data)
+        elif self._state == _TUNNEL:
+            if self._ex is not None:
+                self._ex.deadline = self._now() + self._ex.read_timeout
+                self._ex.tunnel_in(data)
         elif self._state == _EXCHANGE:
             if self._body != _NO_BODY:
                 self._read_body(data)
@@ -348,6 +352,21 @@ class ClientConnection(asyncio.Protocol):
                 self._close_after = True
         ex.response_started = True
         self._head_out = b"%b%bX-Request-Id: %b\r\n%b%b\r\n" % (lead, extra, ex.id, coding, self._connection_line(ex))
+
+    def start_tunnel(self, ex: Exchange, lead: bytes, extra: bytes) -> None:
+        """Agree to a WebSocket: from here on bytes pass both ways, and the connection ends with it."""
+        if self._transport is None:
+            return
+        ex.response_started = True
+        self._close_after = True
+        self._chunked_out = False
+        self._state = _TUNNEL
+        self._transport.write(
+            b"%b%bConnection: Upgrade\r\nUpgrade: websocket\r\nX-Request-Id: %b\r\n\r\n" % (lead, extra, ex.id)
+        )
+        kept, self._buffer = bytes(self._buffer), b""
+        if kept:
+            ex.tunnel_in(kept)
 
     def _connection_line(self, ex: Exchange) -> bytes:
         if self._close_after:

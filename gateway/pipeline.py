@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 from gateway.auth.extract import without_parameter
 from gateway.callers import Caller, recognise
 from gateway.context import RETRY_SOON, Gateway, Refusal
-from gateway.exchange import BodyTooLarge, ClientGone, suspend
+from gateway.exchange import BodyTooLarge, ClientGone, Tunnel, suspend
+from gateway.http1.response import TUNNEL
 from gateway.limits.decide import ADMITTED, Denial, denial_of, limit_headers
 from gateway.metering.count import NOTHING, quantities
 from gateway.metering.event import event_of
+from gateway.metering.frames import MessageCounter
 from gateway.metrics import Admission
 from gateway.proxy.retry import may_retry
 from gateway.proxy.upstream import UpstreamBroken
@@ -63,6 +65,8 @@ async def serve(gw: Gateway, ex: Exchange) -> None:
     outcome, is_charged = Outcome.COMPLETED, False
     try:
         prepare(gw, ex, route)
+        if caller.is_websocket:
+            ex.tunnel = Tunnel(MessageCounter(), MessageCounter())
         pool = route.pools.next()
         try:
             connection = pool.idle() or await connect(ex, pool)
@@ -71,7 +75,10 @@ async def serve(gw: Gateway, ex: Exchange) -> None:
         except UpstreamBroken as broken:
             response = await try_again(ex, caller, broken)
         ex.status = response.status
-        client.start_response(ex, response.lead, limits, response.framing)
+        if response.framing == TUNNEL:
+            start_tunnel(ex, route, response.lead, limits)
+        else:
+            client.start_response(ex, response.lead, limits, response.framing)
         await suspend()  # the bodies pass
         client.end_body(ex.response_trailers)
         is_charged = True
@@ -92,7 +99,11 @@ async def serve(gw: Gateway, ex: Exchange) -> None:
     except ClientGone:
         outcome, is_charged = Outcome.CLIENT_GONE, ex.sent_ns > 0
         ex.status = ex.status or 499
-        drop_upstream(ex)
+        if ex.status == 101 and ex.upstream is not None:
+            outcome = Outcome.COMPLETED  # either side may end a WebSocket
+            ex.upstream.close()
+        else:
+            drop_upstream(ex)
     except Exception:
         outcome, is_charged = Outcome.UPSTREAM_FAILED, ex.sent_ns > 0
         ex.status = 500
@@ -101,7 +112,7 @@ async def serve(gw: Gateway, ex: Exchange) -> None:
     # count and settle
     finally:
         now_ns = time.monotonic_ns()
-        meters = quantities(plan.meters_json, ex.bytes_in, ex.bytes_out) if is_charged else NOTHING
+        meters = quantities(plan.meters_json, ex) if is_charged else NOTHING
         gw.limiter.settle(ex, event_of(ex, plan.identity, meters, outcome, now_ns), is_charged=is_charged)
         sent_ns = ex.sent_ns or now_ns
         gw.metrics.of_route(route).answered(ex.status, (sent_ns - ex.started_ns) // 1000, (now_ns - sent_ns) // 1000)
@@ -196,6 +207,13 @@ def upstream_head(caller: Caller, pool: Pool, request_id: bytes) -> bytes:
         head = b"%b %b%b HTTP/1.1\r\n%b%bX-Request-Id: " % (line.method, pool.base_path, path, host_line, caller.tail)
         caller.heads[pool] = head
     return b"%b%b\r\n\r\n" % (head, request_id)
+
+
+def start_tunnel(ex: Exchange, route: Route, lead: bytes, extra: bytes) -> None:
+    """The upstream agreed to a WebSocket: other deadlines hold from here on."""
+    ex.read_timeout = route.spec.websocket_idle_ms / 1000
+    ex.total_deadline = 0.0
+    ex.client.start_tunnel(ex, lead, extra)
 
 
 async def connect(ex: Exchange, pool: Pool) -> UpstreamConnection:

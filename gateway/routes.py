@@ -5,7 +5,8 @@
     POST /api/data   count without proxying: {meter?: "requests", quantity?: 1, idempotencyKey?}
     GET  /api/usage  what the caller has used and may use in this period, counting nothing
 
-The last two speak for the caller's customer: a customer key's own, or the one a secret key names in X-User-Id.
+The last two speak for the caller's customer: a customer key's own, the one a secret key names in X-User-Id, or the
+one a token (JWT) is about, if its issuer belongs to exactly one project.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from gateway.auth.extract import Absent, extract
+from gateway.bearers import bearer_of, is_token
 from gateway.callers import authenticate, customer_of, refusal_of
 from gateway.context import RETRY_SOON, Gateway, Refusal
 from gateway.exchange import ClientGone, suspend
@@ -36,6 +38,7 @@ from ledger.specs import is_meter_name
 
 if TYPE_CHECKING:
     from gateway.exchange import Exchange
+    from gateway.store.nouns import Customer, Principal
 
 _JSON: Final = b"Content-Type: application/json\r\n"
 _MAX_BODY: Final = 65_536
@@ -213,6 +216,7 @@ class _Collector:
 
     def pause_reading(self) -> None: ...
     def resume_reading(self) -> None: ...
+    def close(self) -> None: ...
     def abort(self) -> None: ...
 
     def time_out(self) -> None:
@@ -245,23 +249,32 @@ async def _plan_of(gw: Gateway, ex: Exchange, meters: dict[str, int], idem: str 
     credential = extract(ex.fields, ex.line.query)
     if isinstance(credential, Absent):
         return refusal_of(credential)
-    principal = await authenticate(gw, ex, credential, None)
-    if isinstance(principal, Refusal):
-        return principal
-    if principal.kind == KeyKind.PUBLISHABLE:
-        return Refusal(problems.FORBIDDEN, b"", Admission.FORBIDDEN)
-    who = await customer_of(gw, ex, principal)
-    if isinstance(who, Refusal):
-        return who
-    customer, tier = who
+    principal: Principal | None = None
+    customer: Customer | None
+    if is_token(credential.text):
+        bearer = await bearer_of(gw, ex, credential.text, None)
+        if isinstance(bearer, Refusal):
+            return bearer
+        project_id, mode, customer, tier, _ = bearer
+    else:
+        checked = await authenticate(gw, ex, credential, None)
+        if isinstance(checked, Refusal):
+            return checked
+        if checked.kind == KeyKind.PUBLISHABLE:
+            return Refusal(problems.FORBIDDEN, b"", Admission.FORBIDDEN)
+        who = await customer_of(gw, ex, checked)
+        if isinstance(who, Refusal):
+            return who
+        principal, project_id, mode = checked, checked.project_id, checked.mode
+        customer, tier = who
     digest = None
     if idem is not None:
-        owner = customer.id if customer else principal.project_id
-        digest = sha256(f"{principal.project_id}\0{principal.mode}\0{owner}\0{idem}".encode()).hexdigest()
+        owner = customer.id if customer else project_id
+        digest = sha256(f"{project_id}\0{mode}\0{owner}\0{idem}".encode()).hexdigest()
     return make_plan(
         generation=gw.snapshot.generation,
-        project_id=principal.project_id,
-        mode=principal.mode,
+        project_id=project_id,
+        mode=mode,
         principal=principal,
         customer=customer,
         tier=tier,

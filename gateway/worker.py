@@ -22,6 +22,8 @@ import uvloop
 
 from config.log import setup
 from config.settings import Settings
+from gateway.auth.jwks import Fetcher
+from gateway.auth.tokens import Tokens
 from gateway.clock import TICK, Clock
 from gateway.context import Gateway
 from gateway.limits.limiter import SCRIPTS, Limiter
@@ -51,7 +53,15 @@ def build_door(settings: Settings, name: str) -> Door:
         max_keys=gateway.max_cached_keys,
     )
     context = Gateway(
-        snapshot, Limiter(redis), Pools(clock), clock, Metrics(), name, settings.redis_shards, gateway.trust_forwarded
+        snapshot,
+        Limiter(redis),
+        Pools(clock),
+        clock,
+        Metrics(),
+        name,
+        settings.redis_shards,
+        gateway.trust_forwarded,
+        Tokens(snapshot, Fetcher()),
     )
     if gateway.admin_url is not None:
         context.admin = admin_route(gateway.admin_url)
@@ -110,6 +120,7 @@ class Worker:
         beat.cancel()
         self._say(_snapshot_of(door, redis))
         pools.close()
+        await gateway.tokens.close()
         await snapshot.close()
         await redis.close()
 
@@ -130,6 +141,7 @@ class Worker:
             if beats % 10 == 0:
                 gateway.pools.sweep()
                 gateway.incidents.tick()
+                gateway.tokens.sweep()
                 if certificate is not None:
                     certificate.refresh()
                 if redis.available:
@@ -199,10 +211,14 @@ def _snapshot_of(door: Door, redis: RedisPipe) -> dict[str, Any]:
     metrics = gateway.metrics
     metrics.counts["redis_errors_total"] = redis.errors
     metrics.counts["postgres_errors_total"] = gateway.snapshot.errors
+    metrics.counts["tokens_verified_total"] = gateway.tokens.verifications
+    metrics.counts["issuer_errors_total"] = gateway.tokens.fetch_failures
     metrics.gauges = {
         "connections": len(door.connections),
         "requests_in_flight": sum(1 for c in door.connections if c.is_busy),
         "settlements_waiting": gateway.limiter.unsettled,
+        "tokens_remembered": gateway.tokens.remembered,
+        "issuers_stale": gateway.tokens.stale_issuers,
     }
     return metrics.snapshot()
 

@@ -55,7 +55,13 @@ class Dependency:
         """Wait before the next try; returns at once when `stop` is set."""
         delay = backoff_s(self._attempt, random.random())  # noqa: S311 - spreads load, guards nothing
         self._attempt += 1
-        try:
-            await asyncio.wait_for(stop.wait(), delay)
-        except TimeoutError:
-            pass
+        await wait(stop, delay)
+
+
+async def wait(stop: asyncio.Event, seconds: float) -> None:
+    """Wait so long, or until `stop` is set."""
+    try:
+        async with asyncio.timeout(seconds):  # not wait_for, which before Python 3.12 could swallow a cancellation
+            await stop.wait()
+    except TimeoutError:
+        pass

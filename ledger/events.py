@@ -25,7 +25,7 @@ import orjson
 MAX_QUANTITY: Final = 2**53
 """Quantities above this cannot be read exactly by every JSON client and are refused."""
 
-BUILT_IN_METERS: Final = ("requests", "bytes_in", "bytes_out")
+BUILT_IN_METERS: Final = ("requests", "bytes_in", "bytes_out", "messages_in", "messages_out")
 
 
 class Outcome(StrEnum):

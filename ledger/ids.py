@@ -22,6 +22,7 @@ PREFIXES: Final = {
     "key": "key",
     "route": "rte",
     "upstream": "ups",
+    "issuer": "iss",
 }
 
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"

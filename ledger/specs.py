@@ -1,8 +1,8 @@
 """What can be declared, and what makes it valid: the one set of models behind YAML files, admin's API and the gateway.
 
-A declaration file is a list of projects, each with its tiers, customers, upstreams and routes (`Declaration`). Names
-are the identity: applying the same file twice changes nothing. Modes: a tier or customer is declared for `test`, `live`
-or both halves of the project (`modes`); upstreams and routes serve both.
+A declaration file is a list of projects, each with its tiers, customers, issuers, upstreams and routes (`Declaration`).
+Names are the identity: applying the same file twice changes nothing. Modes: a tier or customer is declared for `test`,
+`live` or both halves of the project (`modes`); upstreams and routes serve both; the users of an issuer belong to one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -36,11 +36,16 @@ _PATH = re.compile(r"/(?:[A-Za-z0-9._~!$&'()+,;=:@-]+/)*(?:\*|[A-Za-z0-9._~!$&'(
 _HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}", re.ASCII)
 _URL = re.compile(r"https?://[\x21\x24-\x3e\x41-\x7e]+")  # printable ASCII without space, '"', '#', '?' and '@'
 _EXTERNAL_ID = re.compile(r"[\x21-\x7e]{1,200}")
-_TITLE = re.compile(r"[^\x00-\x1f\x7f]{1,200}")  # PostgreSQL cannot store a NUL, a log line should stay one
-_TEXT = re.compile(r"[^\x00-\x1f\x7f]{0,1000}")
-_EMAIL = re.compile(r"(?=.{3,254}$)[^@\s\x00-\x1f\x7f]+@[^@\s\x00-\x1f\x7f]+")
+_TITLE = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,200}")  # what PostgreSQL stores and a log shows in one line
+_TEXT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{0,1000}")
+_EMAIL = re.compile(r"(?=.{3,254}$)[^@\s\x00-\x1f\x7f\ud800-\udfff]+@[^@\s\x00-\x1f\x7f\ud800-\udfff]+")
 _CURRENCY = re.compile(r"[a-z]{3}")
 _QUERY_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_ISSUER = re.compile(r"[\x21-\x7e]{1,300}")
+_NAMES = r"[\x21-\x2d\x2f-\x7e]+"
+_CLAIM = re.compile(
+    rf"(?=.{{1,200}}$)(?:/(?:[\x21-\x7d]|~[01])*|(?!/)(?:[\x21-\x7e]*://[\x21-\x7e]*|{_NAMES}(?:\.{_NAMES})*))"
+)
 _ORIGIN = re.compile(r"(?:https?://)?(?:\*\.)?[a-z0-9][a-z0-9.-]*(?::\d{1,5})?|\*", re.ASCII)
 
 
@@ -72,6 +77,29 @@ def _origin_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _key_set_url(value: str) -> str:
+    if "@" in value:
+        raise ValueError("expected https://host/path; credentials do not belong in a URL")
+    try:
+        parts = urlsplit(value) if _ISSUER.fullmatch(value) and "#" not in value else None
+        is_url = parts is not None and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # the host is not an IPv6 address, or the port not a number from 0 to 65535
+        is_url = False
+    if parts is None or not is_url:
+        raise ValueError(f"expected https://host/path, got {value!r:.120}")
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        raise ValueError("expected https://…: whoever can change this answer can sign tokens (http only to loopback)")
+    return value
+
+
+def is_loopback(host: str) -> bool:
+    """True for localhost and the addresses of this machine's loopback."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 Name = Annotated[str, _matching(_NAME, "a name of lower-case letters, digits, '.', '_' or '-' (at most 63)")]
 MeterName = Annotated[str, _matching(_NAME, "a meter's name: lower-case letters, digits, '.', '_' or '-' (at most 63)")]
 Method = Annotated[str, _matching(_METHOD, "an HTTP method in capitals")]
@@ -88,6 +116,11 @@ Text = Annotated[str, _matching(_TEXT, "at most 1000 characters on one line")]
 Email = Annotated[str, _matching(_EMAIL, "an e-mail address of at most 254 characters")]
 Currency = Annotated[str, _matching(_CURRENCY, "a currency code in lower case, such as usd")]
 QueryName = Annotated[str, _matching(_QUERY_NAME, "the name of a query parameter (letters, digits, '.', '_', '-')")]
+IssuerText = Annotated[str, _matching(_ISSUER, "1 to 300 printable ASCII characters without spaces")]
+KeySetUrl = Annotated[str, AfterValidator(_key_set_url)]
+ClaimPath = Annotated[
+    str, _matching(_CLAIM, "a claim such as sub, public_metadata.plan, /any/pointer or https://example.com/plan")
+]
 Money = Annotated[int, Field(ge=0, le=2**53)]
 """Minor units of a currency."""
 Modes = Annotated[tuple[Mode, ...], Field(min_length=1, max_length=2)]
@@ -107,6 +140,9 @@ class AuthMode(StrEnum):
     """Who may use a route."""
 
     KEY = "key"
+    JWT = "jwt"
+    """Whoever bears a token of one of the project's issuers."""
+    KEY_OR_JWT = "key-or-jwt"
     NONE = "none"
 
 
@@ -189,6 +225,47 @@ class KeySpec(_Spec):
         return self
 
 
+class SigningAlgorithm(StrEnum):
+    """How a token may be signed. All asymmetric: the gateway holds nothing that could make a token."""
+
+    RS256 = "RS256"
+    RS384 = "RS384"
+    RS512 = "RS512"
+    PS256 = "PS256"
+    ES256 = "ES256"
+    ES384 = "ES384"
+    EDDSA = "EdDSA"
+
+
+class ClaimsSpec(_Spec):
+    """Where in a token's claims to look; what is None is not looked for."""
+
+    customer: ClaimPath = "sub"
+    """The end user: the external id of a customer, who need not exist yet."""
+    tier: ClaimPath | None = None
+    """The name of the tier the end user is served under; where the token has none, the tier on record."""
+    scopes: ClaimPath | None = "scope"
+    """The token's scopes: text with spaces between, or a list."""
+
+
+class IssuerSpec(_Spec):
+    """Who signs tokens that routes with `auth: jwt` take: an identity provider, known by its public keys."""
+
+    name: Name
+    issuer: IssuerText
+    """The `iss` of its tokens, to the letter."""
+    jwks_url: KeySetUrl
+    """Where its public keys are (RFC 7517)."""
+    audiences: Annotated[tuple[IssuerText, ...], Field(max_length=32)] = ()
+    """A token must be for one of these (`aud`); without any, its audience is not looked at."""
+    leeway_s: int = Field(default=30, ge=0, le=300)
+    """How far its clock and ours may be apart."""
+    algorithms: Annotated[tuple[SigningAlgorithm, ...], Field(min_length=1, max_length=7)] = tuple(SigningAlgorithm)
+    claims: ClaimsSpec = ClaimsSpec()
+    mode: Mode = Mode.LIVE
+    """The half of the project its users belong to."""
+
+
 class TargetSpec(_Spec):
     """One origin of an upstream, such as https://api.example.com/base."""
 
@@ -242,6 +319,10 @@ class RouteSpec(_Spec):
     retries: int = Field(default=1, ge=0, le=5)
     """Further tries where the request cannot have reached an upstream."""
     max_body_bytes: int | None = Field(default=None, ge=0, le=2**53)
+    websocket: bool = True
+    """Pass WebSocket handshakes on; without, they are ordinary requests and their Upgrade is dropped."""
+    websocket_idle_ms: int = Field(default=600_000, ge=1, le=86_400_000)
+    """Longest silence of a WebSocket, both ways, before it is closed."""
     on_store_failure: StoreFailure = StoreFailure.CLOSED
 
     @property
@@ -257,6 +338,7 @@ class ProjectSpec(_Spec):
     kind: Literal["saas", "store"] = "saas"
     tiers: tuple[TierSpec, ...] = ()
     customers: tuple[CustomerSpec, ...] = ()
+    issuers: tuple[IssuerSpec, ...] = ()
     upstreams: tuple[UpstreamSpec, ...] = ()
     routes: tuple[RouteSpec, ...] = ()
 
@@ -289,6 +371,14 @@ class ProjectSpec(_Spec):
         refuse(faults)
         return customers
 
+    @field_validator("issuers")
+    @classmethod
+    def _check_issuers(cls, issuers: tuple[IssuerSpec, ...]) -> tuple[IssuerSpec, ...]:
+        faults = twice("name", ((i, f"issuer {n.name!r}") for i, n in enumerate(issuers)))
+        faults += twice("issuer", ((i, f"an issuer of tokens by {n.issuer!r}") for i, n in enumerate(issuers)))
+        refuse(faults)
+        return issuers
+
     @field_validator("upstreams")
     @classmethod
     def _check_upstreams(cls, upstreams: tuple[UpstreamSpec, ...]) -> tuple[UpstreamSpec, ...]:
@@ -303,6 +393,13 @@ class ProjectSpec(_Spec):
         if "upstreams" in info.data:
             upstreams = {u.name for u in info.data["upstreams"]}
             faults += unknown("upstream", "upstream", ((i, r.upstream) for i, r in enumerate(routes)), upstreams)
+        if not info.data.get("issuers", True):
+            by_token = (AuthMode.JWT, AuthMode.KEY_OR_JWT)
+            faults += [
+                ((i, "auth"), f"{r.auth} needs an issuer of tokens; none is declared under issuers")
+                for i, r in enumerate(routes)
+                if r.auth in by_token
+            ]
         refuse(faults)
         return routes
 

@@ -35,6 +35,8 @@ from ledger.names import CONSUMER_GROUP
 _NEW: Final = b">"
 _OWN_PENDING: Final = b"0"
 _BEGINNING: Final = b"0-0"
+_DEADLINE_S: Final = 5.0
+"""Longest wait for the answer to a command."""
 
 BLOCK_MS: Final = 400
 """How long a read waits for the first event: the time it takes to notice a stop."""
@@ -63,12 +65,15 @@ class Backlog:
 
 
 def connect(url: str) -> Redis:
-    """A client whose commands fail within 5 seconds and are never repeated behind the caller's back."""
+    """A client that never repeats a command behind the caller's back.
+
+    It has no timeout of its own for commands: it would use wait_for, which before Python 3.12 can swallow a cancellation.
+    """
     return Redis.from_url(
         url,
         protocol=2,
-        socket_connect_timeout=5,
-        socket_timeout=5,
+        socket_connect_timeout=_DEADLINE_S,
+        socket_timeout=None,
         socket_read_size=262_144,
         retry=Retry(NoBackoff(), 0),
     )
@@ -101,7 +106,7 @@ class UsageStream:
         """Make the group on every stream that lacks it, and the stream with it. Starts at the oldest entry."""
         for stream in self._streams:
             try:
-                await self._client.xgroup_create(stream, CONSUMER_GROUP, id="0", mkstream=True)
+                await self._execute("XGROUP", "CREATE", stream, CONSUMER_GROUP, "0", "MKSTREAM")
             except ResponseError as error:
                 if not str(error).startswith("BUSYGROUP"):
                     raise
@@ -173,13 +178,15 @@ class UsageStream:
             ids = [entry.id for entry in group]
             pipeline.execute_command("XACK", stream, CONSUMER_GROUP, *ids)
             pipeline.execute_command("XDEL", stream, *ids)
-        await pipeline.execute()
+        async with asyncio.timeout(_DEADLINE_S):
+            await pipeline.execute()
 
     async def remove_silent(self, idle_ms: int) -> int:
         """Remove consumers that hold nothing and have not asked for anything for `idle_ms`; returns how many."""
         removed = 0
         for stream in self._streams:
-            removed += await self._remove_silent(keys=[stream], args=[CONSUMER_GROUP, idle_ms, self._consumer])
+            async with asyncio.timeout(_DEADLINE_S):
+                removed += await self._remove_silent(keys=[stream], args=[CONSUMER_GROUP, idle_ms, self._consumer])
         return removed
 
     async def backlog(self) -> Backlog:
@@ -188,7 +195,8 @@ class UsageStream:
         for stream in self._streams:
             pipeline.xlen(stream)
             pipeline.execute_command("XRANGE", stream, "-", "+", "COUNT", 1)
-        replies = await pipeline.execute()
+        async with asyncio.timeout(_DEADLINE_S):
+            replies = await pipeline.execute()
         oldest = [int(entries[0][0].partition(b"-")[0]) for entries in replies[1::2] if entries]
         return Backlog(entries=sum(replies[0::2]), oldest_ms=min(oldest, default=None))
 
@@ -196,12 +204,13 @@ class UsageStream:
         """The entries that still have fields; one deleted while it was pending has none and is only acknowledged."""
         gone = [entry_id for entry_id, fields in entries if not fields]
         if gone:
-            await self._client.xack(stream, CONSUMER_GROUP, *gone)
+            await self._execute("XACK", stream, CONSUMER_GROUP, *gone)
         return [Entry(stream, entry_id, fields) for entry_id, fields in entries if fields]
 
     async def _execute(self, *command: Any) -> Any:
         try:
-            return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]
+            async with asyncio.timeout(_DEADLINE_S):
+                return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]
         except ResponseError as error:
             if str(error).startswith(("NOGROUP", "UNBLOCKED")):
                 raise GroupLost(str(error)) from error

@@ -6,9 +6,9 @@ key is not for (403).
 
 from __future__ import annotations
 
-from ipaddress import ip_address
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+import re
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import TYPE_CHECKING, Final
 
 from ledger import problems
 from ledger.keys import KeyKind
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from gateway.store.nouns import Principal, Route
     from ledger.problems import Problem
 
-_READS = frozenset((b"GET", b"HEAD", b"OPTIONS"))
+_READS: Final = frozenset((b"GET", b"HEAD", b"OPTIONS"))
+_is_origin: Final = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+(?::\d+)?|\[[0-9a-f:.]+\](?::\d+)?)").fullmatch
+"""A serialised origin in lower case (RFC 6454 §6.2), and its host with the port."""
 
 
 def refusal(
@@ -38,9 +40,17 @@ def refusal(
         return problems.FORBIDDEN
     if principal.allowed_origins and not _origin_allowed(fields.index.get(b"origin"), principal.allowed_origins):
         return problems.ORIGIN_NOT_ALLOWED
-    if principal.allowed_ips and not any(ip_address(peer_ip) in network for network in principal.allowed_ips):
+    if principal.allowed_ips and not _ip_allowed(peer_ip, principal.allowed_ips):
         return problems.IP_NOT_ALLOWED
     return None
+
+
+def _ip_allowed(peer_ip: str, allowed: tuple[IPv4Network | IPv6Network, ...]) -> bool:
+    """A socket that listens on :: sees an IPv4 client as ::ffff:192.0.2.1; that is the same client."""
+    address = ip_address(peer_ip)
+    if address.version == 6 and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return any(address in network for network in allowed)
 
 
 def _origin_allowed(origin: bytes | None, allowed: tuple[str, ...]) -> bool:
@@ -48,7 +58,8 @@ def _origin_allowed(origin: bytes | None, allowed: tuple[str, ...]) -> bool:
     if origin is None:
         return False
     text = origin.decode("latin-1").lower()
-    host = urlsplit(text).netloc
+    matched = _is_origin(text)
+    host = matched[1] if matched else ""
     for pattern in allowed:
         wanted = pattern.lower()
         if wanted in ("*", text, host):

@@ -29,6 +29,7 @@ class Credential(NamedTuple):
 
 
 _BEARER: Final = b"bearer"
+_ALWAYS_READ: Final = (None, b"x-api-key", b"authorization")
 
 
 def extract(
@@ -44,9 +45,9 @@ def extract(
         scheme, _, text = authorization.partition(b" ")
         if scheme.lower() == _BEARER:
             found = Credential(text.strip(), b"authorization")
-    for name in (b"x-api-key",) if key_header is None else (b"x-api-key", key_header):
+    for name in (b"x-api-key",) if key_header in _ALWAYS_READ else (b"x-api-key", key_header):
         text_or_none = index.get(name)
-        if text_or_none is not None and name != b"authorization":
+        if text_or_none is not None:
             if found is not None or name in fields.repeated:
                 return Absent.CONFLICT
             found = Credential(text_or_none, name)

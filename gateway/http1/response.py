@@ -20,6 +20,8 @@ CHUNKED: Final = 2
 """The body is chunked."""
 UNTIL_CLOSE: Final = 3
 """The body ends where the connection does; whether it is complete cannot be told."""
+TUNNEL: Final = 4
+"""No message follows but another protocol (101), until the connection closes."""
 
 _status_line: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*+))?").fullmatch
 _KNOWN: Final[dict[bytes, tuple[int, int, bytes]]] = {

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from gateway.http1.fields import Fields
+    from gateway.http1.request import RequestLine
 
 HOP_BY_HOP: Final = frozenset(
     (
@@ -55,6 +56,18 @@ _OURS_TO_CLIENT: Final = frozenset(
 _NEVER_TO_UPSTREAM: Final = HOP_BY_HOP | _OURS_TO_UPSTREAM
 _NEVER_TO_CLIENT: Final = HOP_BY_HOP | _OURS_TO_CLIENT
 _FRAMING: Final = frozenset((b"content-length",))
+
+
+def asks_for_websocket(line: RequestLine, fields: Fields) -> bool:
+    """True for a WebSocket handshake (RFC 6455 §4.2.1); no other upgrade is ever passed on."""
+    return (
+        b"upgrade" in fields.connection
+        and line.method == b"GET"
+        and line.minor == 1
+        and fields.index.get(b"upgrade", b"").lower() == b"websocket"
+        and not fields.content_length
+        and not fields.chunked
+    )
 
 
 def to_upstream(fields: Fields, credential_field: bytes) -> bytes:

@@ -20,7 +20,16 @@ from gateway.http1.errors import Malformed
 from gateway.http1.fields import Fields, parse_fields
 from gateway.http1.head import find_head, split_head
 from gateway.http1.request import keeps_alive
-from gateway.http1.response import CHUNKED, LENGTH, NONE, UNTIL_CLOSE, body_framing, forbids_framing, parse_status_line
+from gateway.http1.response import (
+    CHUNKED,
+    LENGTH,
+    NONE,
+    TUNNEL,
+    UNTIL_CLOSE,
+    body_framing,
+    forbids_framing,
+    parse_status_line,
+)
 from gateway.proxy.headers import to_client
 from ledger import problems
 
@@ -183,7 +192,8 @@ class UpstreamConnection(asyncio.Protocol):
         if ex is None:
             return
         self._ex = None
-        if state == _BODY and self._response is not None and self._response.framing == UNTIL_CLOSE and exc is None:
+        framing = self._response.framing if state == _BODY and self._response is not None else NONE
+        if framing == TUNNEL or (framing == UNTIL_CLOSE and exc is None):
             self.served += 1
             ex.upstream = None
             ex.resume(END)
@@ -228,6 +238,10 @@ class UpstreamConnection(asyncio.Protocol):
             return
         head = data[:end]
         response = Response(head)
+        if response.status == 101 and ex.tunnel is not None:
+            response.method, response.framing = self._method, TUNNEL
+            self._answer(ex, response, data[end:])
+            return
         if response.status < 200:
             self._interim(ex, response, data[end:])
             return
@@ -288,6 +302,9 @@ class UpstreamConnection(asyncio.Protocol):
                 self._complete(ex, is_clean=not decoder.leftover)
         elif framing == NONE:
             self._complete(ex, is_clean=not data)
+        elif framing == TUNNEL:
+            if data:
+                ex.tunnel_out(data)
         elif data:
             ex.response_data(data)
 

@@ -1,4 +1,4 @@
-"""What the snapshot is made of: the gateway's own, slotted view of keys, customers, tiers and routes.
+"""What the snapshot is made of: the gateway's own, slotted view of keys, customers, tiers, issuers and routes.
 
 They are made from Postgres rows, shared by all requests and never changed after they are made: a change in Postgres makes
 the snapshot forget them. Only the `plans` remembered beside them are filled in by use.
@@ -11,7 +11,7 @@ from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
-from ledger.specs import RouteSpec, UpstreamSpec
+from ledger.specs import IssuerSpec, RouteSpec, UpstreamSpec
 
 
 @dataclass(slots=True, eq=False)
@@ -52,6 +52,15 @@ class Principal:
     expires_at: float | None
     is_revoked: bool
     plans: dict[Any, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class Issuer:
+    """Who signs tokens for a project's end users."""
+
+    id: str
+    project_id: str
+    spec: IssuerSpec
 
 
 @dataclass(slots=True, eq=False)

@@ -7,8 +7,8 @@ gives a *waiter*, whose `on_reply(reply)` is called from the connection's callba
 
 Failure: `available` is False from the first missed deadline or broken connection until Redis answers again; callers ask it
 before sending and apply their policy, so a slow Redis costs one deadline, not one per request. A connection that stays
-silent for `dead_after` is dropped. Reconnecting backs off from 50 ms to 1 s. Bound: pending commands are at most one per
-request in flight plus one settlement batch per turn.
+silent for `dead_after` is dropped. Reconnecting backs off from 50 ms to 1 s, until Redis answers again. Bound: pending
+commands are at most one per request in flight plus one settlement batch per turn.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ class _Handshake:
         self._left = left
 
     def on_reply(self, reply: Any) -> None:
+        if self._left < 0:  # refused already: what follows says the same
+            return
         self._left -= 1
         if reply is LOST or isinstance(reply, hiredis.ReplyError):
             self._left = -1
@@ -70,16 +72,20 @@ class RedisPipe(asyncio.Protocol):
     """The connection. `scripts` are loaded on every connect, so that EVALSHA finds them."""
 
     def __init__(self, url: str, scripts: Sequence[str], *, deadline: float, dead_after: float = 2.0) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("redis", "unix") or (parts.scheme == "redis" and not parts.hostname):
-            raise ValueError("redis_url: expected redis://[user:password@]host[:port][/db] or unix:///path")
-        self._host, self._port, self._path = parts.hostname or "", parts.port or 6379, parts.path
-        self._is_unix = parts.scheme == "unix"
+        try:
+            parts = urlsplit(url)
+            self._is_unix = parts.scheme == "unix"
+            if not self._is_unix and (parts.scheme != "redis" or not parts.hostname):
+                raise ValueError
+            self._host, self._port, self._path = parts.hostname or "", parts.port or 6379, parts.path
+            self._db = 0 if self._is_unix else int(parts.path.strip("/") or 0)
+        except ValueError:
+            wanted = "redis://[user:password@]host[:port][/db] or unix:///path"
+            raise ValueError(f"redis_url: expected {wanted}") from None
         self._auth: tuple[str, ...] = ()
         if parts.password:
             user = (unquote(parts.username),) if parts.username else ()
             self._auth = ("AUTH", *user, unquote(parts.password))
-        self._db = 0 if self._is_unix else int(parts.path.strip("/") or 0)
         self._scripts = tuple(scripts)
         self._deadline = deadline
         self._dead_after = dead_after
@@ -92,6 +98,9 @@ class RedisPipe(asyncio.Protocol):
         self._closing = False
         self._connector: asyncio.Task[None] | None = None
         self._is_shaking_hands = False
+        self._backoff = 0.0
+        self._has_heard = False
+        self._heard_at = 0.0
         self.available = False
         self.errors = 0
         self._ticker = self._loop.call_later(0.02, self._tick)
@@ -103,8 +112,9 @@ class RedisPipe(asyncio.Protocol):
         self._connector = asyncio.create_task(self._connect(), name="redis-connect")
 
     async def _connect(self) -> None:
-        delay = 0.05
         while not self._closing:
+            await asyncio.sleep(self._backoff)
+            is_first, self._backoff = not self._backoff, min(1.0, max(0.05, self._backoff * 2))
             try:
                 async with asyncio.timeout(self._dead_after):
                     if self._is_unix:
@@ -114,10 +124,8 @@ class RedisPipe(asyncio.Protocol):
                 return
             except (OSError, TimeoutError) as error:
                 self.errors += 1
-                if delay == 0.05:
+                if is_first:
                     _log.warning("redis cannot be reached: %s", error)
-                await asyncio.sleep(delay)
-                delay = min(1.0, delay * 2)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         sock = transport.get_extra_info("socket")
@@ -145,7 +153,7 @@ class RedisPipe(asyncio.Protocol):
             _log.error("redis refused the connection: %s", reply)
             self.errors += 1
             if self._transport is not None:
-                self._loop.call_later(0.5, self._transport.abort)
+                self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -199,6 +207,7 @@ class RedisPipe(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         reader, waiters = self._reader, self._waiters
+        self._has_heard = True
         reader.feed(data)
         answered = 0
         while (reply := reader.gets()) is not LOST:
@@ -214,19 +223,21 @@ class RedisPipe(asyncio.Protocol):
             sent.popleft()
         if not self.available and not self._is_shaking_hands and (not sent or not sent[0][2]):
             self.available = True
+            self._backoff = 0.0
             _log.info("redis answers")
 
     def _tick(self) -> None:
         """Every 20 ms: who waited too long is told; a connection silent for too long is dropped."""
         self._ticker = self._loop.call_later(0.02, self._tick)
         sent = self._sent
-        if not sent:
-            return
         now = self._loop.time()
-        if now - sent[0][0] < self._deadline:
+        if self._has_heard:
+            self._has_heard, self._heard_at = False, now
+        if not sent or now - sent[0][0] < self._deadline:
             return
-        if now - sent[0][0] > self._dead_after and self._transport is not None:
-            _log.warning("redis is silent for %.1f s; reconnecting", now - sent[0][0])
+        silent_since = max(sent[0][0], self._heard_at)  # a long answer to much that was sent at once is not silence
+        if now - silent_since > self._dead_after and self._transport is not None:
+            _log.warning("redis is silent for %.1f s; reconnecting", now - silent_since)
             self._transport.abort()
             return
         if self.available:

@@ -1,9 +1,10 @@
-"""Keys, customers, tiers and routes in memory: filled on demand, forgotten within a second of a change.
+"""Keys, customers, tiers, issuers and routes in memory: filled on demand, forgotten within a second of a change.
 
-Routes are loaded at start and whenever one changes; keys and customers when they are first seen. Every change to a
-control table writes a row to `changes` and notifies in its own transaction (see the schema), so a gateway learns of it by
-the message, or, should the message be lost, by polling the revision. What a change touches is forgotten and looked up
-again when next needed. Revisions are handed out in commit order: having seen n means having seen all before n.
+Routes and issuers are loaded at start and whenever one changes; keys and customers when they are first seen. Every
+change to a control table writes a row to `changes` and notifies in its own transaction (see the schema), so a gateway
+learns of it by the message, or, should the message be lost, by polling the revision. What a change touches is
+forgotten and looked up again when next needed. Revisions are handed out in commit order: having seen n means having
+seen all before n.
 
 Failure: while Postgres is away what is known stays in use and `lookup` raises Unavailable for what is not. A look-up that
 raced with a change is used once and not kept. Bounds: `max_keys` principals and as many unknown hashes, oldest dropped;
@@ -21,10 +22,11 @@ from typing import Any, Final, TypeVar
 import asyncpg
 from pydantic import ValidationError
 
-from gateway.store.nouns import Customer, Principal, Route, Tier
+from gateway.store.issuers import IssuerTable
+from gateway.store.nouns import Customer, Issuer, Principal, Route, Tier
 from gateway.store.table import RouteTable
 from ledger.ids import customer_id_for
-from ledger.specs import RouteSpec, UpstreamSpec
+from ledger.specs import IssuerSpec, RouteSpec, UpstreamSpec
 from ledger.sql import load
 
 _log = logging.getLogger("gateway.snapshot")
@@ -60,6 +62,7 @@ class Snapshot:
         self._keys_of: dict[str, set[bytes]] = {}
         self._tiers: dict[tuple[str, str], tuple[dict[str, Tier], Tier | None]] = {}
         self.table = RouteTable(())
+        self.issuers = IssuerTable(())
         self.revision = -1
         self.generation = 0
         """Grows with every change applied; what is remembered beside a key is good for one generation of its parts."""
@@ -95,12 +98,19 @@ class Snapshot:
 
     async def tier(self, project_id: str, mode: str, name: str) -> Tier | None:
         """A tier by its name. Raises Unavailable."""
-        return (await self._tiers_of(project_id, mode))[0].get(name)
+        known = self._tiers.get((project_id, mode))
+        if known is None:
+            known = await self._single(("tiers", project_id, mode), lambda: self._tiers_of(project_id, mode))
+        return known[0].get(name)
 
     def known_tiers(self, project_id: str, mode: str) -> dict[str, Tier] | None:
         """The tiers of a project in memory, by name. No I/O."""
         known = self._tiers.get((project_id, mode))
         return None if known is None else known[0]
+
+    def renew(self) -> None:
+        """Have everything that is remembered about callers looked at again: something it rests on is gone."""
+        self.generation += 1
 
     # -- life
 
@@ -161,6 +171,7 @@ class Snapshot:
         if self.revision < 0:
             revision = await connection.fetchval(_SQL["revision"])
             await self._load_routes(connection)
+            await self._load_issuers(connection)
             self.revision = revision
             self.generation += 1
             self.is_loaded = True
@@ -180,6 +191,8 @@ class Snapshot:
         nouns = {change["noun"] for change in changes}
         if nouns & {"route", "upstream", "project"}:
             await self._load_routes(connection)
+        if nouns & {"issuer", "project"}:
+            await self._load_issuers(connection)
         self.generation += 1
         for change in changes:
             noun, object_id, project_id = change["noun"], change["object_id"], change["project_id"]
@@ -196,6 +209,7 @@ class Snapshot:
 
     async def _forget_everything(self, connection: asyncpg.Connection, revision: int) -> None:
         await self._load_routes(connection)
+        await self._load_issuers(connection)
         self.generation += 1
         for key_hash in tuple(self._principals):
             self._forget_key(key_hash)
@@ -349,6 +363,23 @@ class Snapshot:
                 pass
             routes.append(kept or make_route(row["id"], row["project_id"], row["upstream_id"], spec, upstream))
         self.table = RouteTable(routes)
+
+    async def _load_issuers(self, connection: asyncpg.Connection) -> None:
+        """Read all issuers and swap their table; one that did not change keeps its object."""
+        before = self.issuers.by_id
+        issuers = []
+        for row in await connection.fetch(_SQL["issuers"]):
+            try:
+                spec = IssuerSpec.model_validate_json(row["spec"])
+            except ValidationError as error:
+                _log.error(
+                    "issuer %s is left out: %s", row["name"], error.errors(include_url=False, include_input=False)
+                )
+                continue
+            kept = before.get(row["id"])
+            is_same = kept is not None and kept.spec == spec
+            issuers.append(kept if kept and is_same else Issuer(row["id"], row["project_id"], spec))
+        self.issuers = IssuerTable(issuers)
 
 
 def make_route(route_id: str, project_id: str, upstream_id: str, spec: RouteSpec, upstream: UpstreamSpec) -> Route:

@@ -11,6 +11,9 @@ SELECT revision, noun, object_id, project_id FROM changes WHERE revision > $1 OR
 SELECT r.id, r.project_id, r.name, r.spec::text AS spec, u.id AS upstream_id, u.spec::text AS upstream_spec
 FROM routes r JOIN upstreams u ON u.id = r.upstream_id
 
+-- name: issuers
+SELECT id, project_id, name, spec::text AS spec FROM issuers
+
 -- name: key_by_hash
 SELECT k.id, k.project_id, k.mode, k.kind, k.scopes, k.requests_per_minute, k.allowed_origins, k.allowed_ips,
        extract(epoch FROM k.expires_at)::float8 AS expires_at, k.revoked_at IS NOT NULL AS is_revoked, k.customer_id

@@ -54,7 +54,7 @@ class RouteTable:
             if candidate in self._hosts:
                 yield self._hosts[candidate]
         for suffix, paths in self._wildcards:
-            if name.endswith(suffix):
+            if name.endswith(suffix) or host.endswith(suffix):
                 yield paths
 
 
