@@ -197,7 +197,7 @@ def upstream_head(caller: Caller, pool: Pool, request_id: bytes) -> bytes:
         line, route = caller.line, caller.route
         path, query = line.path, line.query
         if route.spec.strip_prefix and not route.is_exact:
-            path = path[len(route.prefix) - 1 :]
+            path = b"/" + path.split(b"/", len(route.segments) + 1)[-1]
         if route.key_query is not None and query:
             query = without_parameter(query, route.key_query)
         if query is not None:

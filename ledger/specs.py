@@ -32,7 +32,8 @@ from ledger.references import refuse, twice, unknown
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
 _METHOD = re.compile(r"[A-Z][A-Z-]{0,31}", re.ASCII)
 _HOST = re.compile(r"(?:\*\.)?[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?(?::\d{1,5})?", re.ASCII)
-_PATH = re.compile(r"/(?:[A-Za-z0-9._~!$&'()+,;=:@-]+/)*(?:\*|[A-Za-z0-9._~!$&'()+,;=:@-]+)?", re.ASCII)
+_SEGMENT = r"(?:[A-Za-z0-9._~!$&'()+,;=:@-]+|\{[a-z][a-z0-9_]{0,31}\})"
+_PATH = re.compile(rf"/(?:{_SEGMENT}/)*(?:\*|{_SEGMENT})?", re.ASCII)
 _HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}", re.ASCII)
 _URL = re.compile(r"https?://[\x21\x24-\x3e\x41-\x7e]+")  # printable ASCII without space, '"', '#', '?' and '@'
 _EXTERNAL_ID = re.compile(r"[\x21-\x7e]{1,200}")
@@ -105,7 +106,9 @@ MeterName = Annotated[str, _matching(_NAME, "a meter's name: lower-case letters,
 Method = Annotated[str, _matching(_METHOD, "an HTTP method in capitals")]
 Host = Annotated[str, _matching(_HOST, "a host such as api.example.com, *.example.com or localhost:8080")]
 Path = Annotated[
-    str, _matching(_PATH, "a path such as /v1/status (exact) or /v1/* (prefix)"), AfterValidator(_no_dot_segments)
+    str,
+    _matching(_PATH, "a path such as /v1/status (exact), /v1/users/{id} (any id) or /v1/* (prefix)"),
+    AfterValidator(_no_dot_segments),
 ]
 HeaderName = Annotated[str, _matching(_HEADER, "a header's name")]
 Origin = Annotated[str, _matching(_ORIGIN, "an origin such as https://app.example.com or *.example.com")]

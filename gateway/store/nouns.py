@@ -65,7 +65,7 @@ class Issuer:
 
 @dataclass(slots=True, eq=False)
 class Route:
-    """A compiled route. `prefix` ends in '/' for a prefix route and is the whole path for an exact one."""
+    """A compiled route. `segments` are those of its path, without the `*` of a prefix route; a parameter stays `{name}`."""
 
     id: str
     project_id: str
@@ -73,7 +73,7 @@ class Route:
     spec: RouteSpec
     upstream_id: str
     upstream: UpstreamSpec
-    prefix: str
+    segments: tuple[bytes, ...]
     is_exact: bool
     methods: frozenset[bytes]
     key_header: bytes | None

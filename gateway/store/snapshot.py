@@ -188,12 +188,7 @@ class Snapshot:
         self.fresh_at = time.monotonic()
 
     async def _apply(self, connection: asyncpg.Connection, changes: list[asyncpg.Record]) -> None:
-        nouns = {change["noun"] for change in changes}
-        if nouns & {"route", "upstream", "project"}:
-            await self._load_routes(connection)
-        if nouns & {"issuer", "project"}:
-            await self._load_issuers(connection)
-        self.generation += 1
+        self.generation += 1  # first what needs no query: a revocation waits for nothing
         for change in changes:
             noun, object_id, project_id = change["noun"], change["object_id"], change["project_id"]
             if noun == "key":
@@ -205,6 +200,13 @@ class Snapshot:
                 self._forget_user(self._user_of.get(object_id))
             elif noun in ("tier", "project"):
                 self._forget_tiers(project_id)
+        nouns = {change["noun"] for change in changes}
+        if nouns & {"route", "upstream", "project"}:
+            await self._load_routes(connection)
+            self.generation += 1
+        if nouns & {"issuer", "project"}:
+            await self._load_issuers(connection)
+            self.generation += 1
         _log.debug("applied %d changes up to revision %d", len(changes), changes[-1]["revision"])
 
     async def _forget_everything(self, connection: asyncpg.Connection, revision: int) -> None:
@@ -246,7 +248,11 @@ class Snapshot:
     # -- loading
 
     async def _single(self, what: Any, make: Callable[[], Awaitable[_T]]) -> _T:
-        """Run `make` once for all who ask for `what` at the same time, within the deadline."""
+        """Run `make` once for all who ask for `what` at the same time, within the deadline.
+
+        Who asks after a change was applied does not share what was begun before it.
+        """
+        what = (self.generation, what)
         running = self._loading.get(what)
         if running is None:
             running = asyncio.ensure_future(self._bounded(make))
@@ -344,8 +350,11 @@ class Snapshot:
         return known
 
     async def _load_routes(self, connection: asyncpg.Connection) -> None:
-        """Read all routes and swap the table. One that this release cannot read is left out and logged, never fatal."""
-        unchanged = {(r.id, r.spec, r.upstream): r for r in self.table.by_id.values()}
+        """Read all routes and swap the table; one that did not change keeps its object.
+
+        One that this release cannot read is left out and logged, never fatal.
+        """
+        before = self.table.by_id
         routes = []
         for row in await connection.fetch(_SQL["routes"]):
             try:
@@ -356,12 +365,10 @@ class Snapshot:
                     "route %s is left out: %s", row["name"], error.errors(include_url=False, include_input=False)
                 )
                 continue
-            kept = None
-            try:
-                kept = unchanged.get((row["id"], spec, upstream))
-            except TypeError:  # a spec with a dict inside has no hash; such routes are simply made again
-                pass
-            routes.append(kept or make_route(row["id"], row["project_id"], row["upstream_id"], spec, upstream))
+            kept = before.get(row["id"])
+            if kept is None or kept.spec != spec or kept.upstream != upstream:
+                kept = make_route(row["id"], row["project_id"], row["upstream_id"], spec, upstream)
+            routes.append(kept)
         self.table = RouteTable(routes)
 
     async def _load_issuers(self, connection: asyncpg.Connection) -> None:
@@ -392,7 +399,7 @@ def make_route(route_id: str, project_id: str, upstream_id: str, spec: RouteSpec
         spec=spec,
         upstream_id=upstream_id,
         upstream=upstream,
-        prefix=spec.path.removesuffix("*"),
+        segments=tuple(spec.path.removesuffix("/*").encode().split(b"/")[1:]),
         is_exact=is_exact,
         methods=frozenset(m.encode() for m in spec.methods),
         key_header=spec.key_header.lower().encode() if spec.key_header else None,

@@ -160,7 +160,12 @@ async def test_an_error_is_a_reply_like_any_other(redis_url: str) -> None:
 async def test_it_names_itself_chooses_its_database_and_loads_its_scripts() -> None:
     fake = FakeRedis()
     async with Upstream(fake) as upstream, connected(redis_at(upstream, "me%40x:p%2Fw@", "/7"), ("return 1",)):
-        assert fake.commands == [[b"AUTH", b"me@x", b"p/w"], [b"SELECT", b"7"], [b"SCRIPT", b"LOAD", b"return 1"], [b"PING"]]
+        assert fake.commands == [
+            [b"AUTH", b"me@x", b"p/w"],
+            [b"SELECT", b"7"],
+            [b"SCRIPT", b"LOAD", b"return 1"],
+            [b"PING"],
+        ]
 
 
 async def test_a_password_alone() -> None:
@@ -209,7 +214,15 @@ async def test_a_wrong_password_is_said_once_a_try_and_never_shown(caplog: pytes
 
 @pytest.mark.parametrize(
     "url",
-    ["http://host", "redis://", "rediss://host", "redis:///5", "", "redis://:hunter2@host/five", "redis://:hunter2@h:x/"],
+    [
+        "http://host",
+        "redis://",
+        "rediss://host",
+        "redis:///5",
+        "",
+        "redis://:hunter2@host/five",
+        "redis://:hunter2@h:x/",
+    ],
 )
 async def test_a_bad_url_is_a_clear_error(url: str) -> None:
     with pytest.raises(ValueError, match=r"^redis_url: expected redis://") as raised:
