@@ -53,3 +53,9 @@ requirements:
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Tollgate beside nginx, haproxy, nginx + Lua + Redis and aiohttp in one run: make bench ARGS=--quick, ARGS="--case get_1k",
+# ARGS=--cost. Installs what it needs from Debian.
+.PHONY: bench
+bench: .venv/.test
+	@$(BIN)/python -m tests.bench $(ARGS)

@@ -1,7 +1,7 @@
 """The control plane: who exists and what is declared. The only writer of the control tables.
 
-Nouns: a *declaration* (a file of projects) is applied or exported (declare/); a *noun* (tiers/, customers/, upstreams/,
-routes/, projects/) is stored one object at a time; *keys* (keys/) are made, rotated and revoked. Each does its work in
+Nouns: a *declaration* (a file of projects) is applied or exported (declare/); a *noun* (tiers/, customers/, issuers/,
+upstreams/, routes/, projects/) is stored one object at a time; *keys* (keys/) are made, rotated and revoked. Each does its work in
 plain functions over a connection to Postgres, which the command line and the JSON API (api/) share: one lane, so both
 validate, refuse and audit alike. Everything a key may see or touch is inside its *scope*: one project, one mode.
 

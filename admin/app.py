@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from admin import observe
-from admin.api import aliases, customers, declarations, keys, projects, routes, tiers, upstreams
+from admin.api import aliases, customers, declarations, issuers, keys, projects, routes, tiers, upstreams
 from admin.api.serve import handler, preflight
 from admin.metrics import AdminMetrics
 from admin.store import Store
@@ -33,6 +33,7 @@ ENDPOINTS: Final = (
     *projects.ENDPOINTS,
     *tiers.ENDPOINTS,
     *customers.ENDPOINTS,
+    *issuers.ENDPOINTS,
     *upstreams.ENDPOINTS,
     *routes.ENDPOINTS,
     *keys.ENDPOINTS,

@@ -1,8 +1,8 @@
 """What all declared nouns have in common: a scope to live in, a stored form, and the same six functions.
 
-A noun is a module (admin.tiers.rows, admin.customers.rows, admin.upstreams.rows, admin.routes.rows) that satisfies
-`Noun`. Names are identities: an update never renames. Functions that change something return the changes they made,
-the object's own last; before it what had to give way (a tier that was the default until now).
+A noun is a module (admin.tiers.rows and its like for customers, issuers, upstreams, routes) that satisfies `Noun`. Names
+are identities: an update never renames. Functions that change something return the changes they made, the object's own
+last; before it what had to give way (a tier that was the default until now).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import orjson
 
 from admin.changes import Action, Change, record
 from ledger.keys import Mode
-from ledger.specs import CustomerSpec, RouteSpec, TierSpec, UpstreamSpec
+from ledger.specs import CustomerSpec, IssuerSpec, RouteSpec, TierSpec, UpstreamSpec
 
-S = TypeVar("S", TierSpec, CustomerSpec, UpstreamSpec, RouteSpec)
+S = TypeVar("S", TierSpec, CustomerSpec, IssuerSpec, UpstreamSpec, RouteSpec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,9 @@ class Stored(Generic[S]):
     more: Mapping[str, Any] = field(default_factory=dict)
 
 
-def fields_of(spec: TierSpec | CustomerSpec | UpstreamSpec | RouteSpec) -> dict[str, Any]:
+def fields_of(spec: TierSpec | CustomerSpec | IssuerSpec | UpstreamSpec | RouteSpec) -> dict[str, Any]:
     """A spec's fields as JSON. The mode is the scope's, not a field."""
-    return spec.model_dump(mode="json", exclude={"modes"})
+    return spec.model_dump(mode="json", exclude={"modes", "mode"})
 
 
 def is_same(one: S, other: S) -> bool:
@@ -71,7 +71,7 @@ async def note(
         str(getattr(named, "external_id", None) or getattr(named, "name", "")),
         object_id,
         scope.project_id,
-        scope.mode if hasattr(named, "modes") else None,
+        scope.mode if hasattr(named, "modes") or hasattr(named, "mode") else None,
         None if before is None else fields_of(before),
         None if after is None else fields_of(after),
     )
@@ -83,7 +83,7 @@ class Noun(Protocol[S]):
 
     @property
     def NOUN(self) -> str:
-        """What it is called: tier, customer, upstream, route."""
+        """What it is called: tier, customer, issuer, upstream, route."""
 
     @property
     def IDENTITY(self) -> str:

@@ -43,7 +43,7 @@ _BUSY: Final = (
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
 )
-_AWAY: Final = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresError)
+_AWAY: Final = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.PostgresError)
 _REASONS: Final[tuple[tuple[type[Exception], str], ...]] = (
     (asyncpg.InvalidAuthorizationSpecificationError, "refuses the credentials"),
     (asyncpg.InvalidCatalogNameError, "the database does not exist"),
@@ -57,6 +57,7 @@ _REASONS: Final[tuple[tuple[type[Exception], str], ...]] = (
     (asyncpg.PostgresConnectionError, "closed the connection"),
     (asyncpg.OperatorInterventionError, "closed the connection"),
     (asyncpg.InterfaceError, "closed the connection"),
+    (asyncpg.InternalClientError, "closed the connection"),  # while nothing was asked
     (TimeoutError, "did not answer in time"),
     (ConnectionRefusedError, "refuses connections"),
     (OSError, "is not reachable"),
@@ -91,6 +92,14 @@ def _is_lost(error: BaseException) -> bool:
     ):
         return False
     return reason_of(error) is not None and not isinstance(error, _BUSY)
+
+
+def _cut(connection: asyncpg.Connection) -> None:
+    """Close without a word: asking it to roll back or to reset would wait for what does not come."""
+    try:
+        connection.terminate()
+    except asyncpg.InterfaceError:
+        pass  # the pool has noticed by itself
 
 
 @asynccontextmanager
@@ -136,13 +145,18 @@ class Store:
         try:
             connection = await self._pool.acquire(timeout=_ACQUIRE_S)
         except _AWAY as error:
+            if (
+                isinstance(error, TimeoutError)
+                and self._pool.get_idle_size() == 0 == _CONNECTIONS - self._pool.get_size()
+            ):
+                raise StoreUnavailable("is busy") from error  # with requests of ours
             self._translate(error)
         try:
             yield connection
             self.postgres.up()
         except _AWAY as error:
             if _is_lost(error):
-                connection.terminate()  # asking it to roll back or reset would wait for what does not come
+                _cut(connection)
             self._translate(error)
         finally:
             try:
@@ -166,7 +180,7 @@ class Store:
             try:
                 await transaction.commit()
             except _AWAY as error:
-                connection.terminate()
+                _cut(connection)
                 self._translate(error, is_certain=False)
 
     async def state(self) -> str:

@@ -211,5 +211,6 @@ def _explain(detail: Any, given: Mapping[str, _Given], known: Mapping[str, Field
     path = ".".join(str(part) for part in detail["loc"])
     origin = given[path].origin if path in given else "settings"
     shown = "" if path not in known or "Secret" in str(known[path].annotation) else f", got {detail['input']!r:.80}"
-    message = detail["msg"][0].lower() + detail["msg"][1:]
+    message = detail["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
     return f"{origin}: {path}: {message}{shown}"

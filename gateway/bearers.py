@@ -21,14 +21,17 @@ if TYPE_CHECKING:
     from gateway.store.nouns import Customer, Route, Tier
 
 _UNAVAILABLE: Final = Refusal(problems.AUTH_UNAVAILABLE, RETRY_SOON, Admission.UNAVAILABLE)
-_REFUSALS: Final = {
-    rejection: Refusal(
-        problems.TOKEN_EXPIRED if rejection is Rejection.EXPIRED else problems.BAD_TOKEN,
-        f'WWW-Authenticate: Bearer realm="tollgate", error="invalid_token", error_description="{rejection.value}"\r\n'.encode(),
-        detail=rejection.value,
-    )
-    for rejection in Rejection
-} | {Rejection.KEYS_UNAVAILABLE: _UNAVAILABLE}
+
+
+def _refusal(rejection: Rejection) -> Refusal:
+    if rejection is Rejection.KEYS_UNAVAILABLE:
+        return _UNAVAILABLE
+    problem = problems.TOKEN_EXPIRED if rejection is Rejection.EXPIRED else problems.BAD_TOKEN
+    challenge = f'Bearer realm="tollgate", error="invalid_token", error_description="{rejection.value}"'
+    return Refusal(problem, f"WWW-Authenticate: {challenge}\r\n".encode(), detail=rejection.value)
+
+
+_REFUSALS: Final = {rejection: _refusal(rejection) for rejection in Rejection}
 
 
 class Bearer(NamedTuple):

@@ -108,6 +108,8 @@ async def identify(gw: Gateway, ex: Exchange, route: Route, generation: int) -> 
             if isinstance(who, Refusal):
                 return who
             customer, tier = who
+    else:  # a key that is sent all the same is not for the upstream to see
+        carried_by = next((name for name, value, _ in ex.fields.items if is_well_formed(value.split(b" ")[-1])), b"")
     plan = _plan(gw, generation, route, mode, principal, customer, tier, now)
     good_until = float(plan.period_end)
     if expires_at is not None:
@@ -203,7 +205,13 @@ def _plan(
     holder: Customer | Principal | Route = customer or principal or route
     key = (principal.key_id if principal else None, tier.id if tier else None, route.id)
     plan: Plan | None = holder.plans.get(key)
-    if plan is None or plan.route is not route or plan.period_end <= now:
+    if (
+        plan is None
+        or plan.route is not route
+        or plan.principal is not principal
+        or plan.tier is not tier
+        or plan.period_end <= now
+    ):
         plan = make_plan(
             generation=generation,
             project_id=route.project_id,

@@ -236,18 +236,18 @@ class Exchange:
     # -- the request body, on its way from the client to the upstream
 
     def body_data(self, data: bytes) -> None:
-        """A piece of the request body arrived."""
+        """A piece of the request body arrived. What is too much is counted and goes no further."""
         self.bytes_in += len(data)
-        if self.upstream is not None:
-            self.upstream.write_body(data)
-        else:
+        if self.upstream is None:
             self.body_chunks.append(data)
+        elif not 0 <= self.max_body < self.bytes_in:
+            self.upstream.write_body(data)
 
     def body_end(self, trailers: bytes = b"") -> None:
         """The request body is complete."""
         self.body_done = True
         self.body_trailers = trailers
-        if self.upstream is not None:
+        if self.upstream is not None and not 0 <= self.max_body < self.bytes_in:
             self.upstream.end_body(trailers)
 
     # -- the response body, on its way from the upstream to the client

@@ -15,7 +15,7 @@ from gateway.callers import Caller, recognise
 from gateway.context import RETRY_SOON, Gateway, Refusal
 from gateway.exchange import BodyTooLarge, ClientGone, Tunnel, suspend
 from gateway.http1.response import TUNNEL
-from gateway.limits.decide import ADMITTED, Denial, denial_of, limit_headers
+from gateway.limits.decide import ADMITTED, Denial, denial_of, later, limit_headers
 from gateway.metering.count import NOTHING, quantities
 from gateway.metering.event import event_of
 from gateway.metering.frames import MessageCounter
@@ -141,8 +141,10 @@ def answer(ex: Exchange, problem: Problem, headers: bytes = b"", detail: str | N
 def ask(gw: Gateway, ex: Exchange, plan: Plan) -> Refusal | None:
     """Ask for all that the request will use; the verdict comes to the exchange. Or refuse, if asking is no use."""
     if plan.denial is not None:
-        if plan.denied_until > time.monotonic():
-            return _denied(plan.denial)
+        now = time.monotonic()
+        if plan.denied_until > now:
+            reply, since = plan.denial
+            return _denied(denial_of(plan, later(reply, now - since))[0])
         plan.denial = None
     if gw.limiter.is_full:
         return Refusal(problems.BACKLOG_FULL, RETRY_SOON, Admission.UNAVAILABLE)
@@ -159,7 +161,8 @@ def verdict(gw: Gateway, plan: Plan, reply: list[int] | None) -> bytes | Refusal
         gw.metrics.admissions[Admission.ADMITTED] += 1
         return limit_headers(plan, reply)
     denial, for_s = denial_of(plan, reply)
-    plan.denial, plan.denied_until = denial, time.monotonic() + for_s
+    now = time.monotonic()
+    plan.denial, plan.denied_until = (reply, now), now + for_s
     return _denied(denial)
 
 
@@ -176,17 +179,19 @@ def _denied(denial: Denial) -> Refusal:
 
 
 def prepare(gw: Gateway, ex: Exchange, route: Route) -> None:
-    """Set what forwarding on this route needs: pools, deadlines, body limit."""
+    """Set what forwarding on this route needs: pools, deadlines, body limit. Raises BodyTooLarge."""
     spec = route.spec
     if route.pools is None:
         route.pools = gw.pools.of(route.upstream)
     ex.read_timeout = route.read_timeout
     if spec.total_timeout_ms is not None:
         ex.total_deadline = gw.clock.now + spec.total_timeout_ms / 1000
-    if not ex.body_done:
+    if ex.bytes_in or not ex.body_done:
         if spec.max_body_bytes is not None:
             ex.max_body = spec.max_body_bytes
-        if ex.line.minor and b"expect" in ex.fields.index:
+            if ex.bytes_in > ex.max_body:
+                raise BodyTooLarge
+        if not ex.body_done and ex.line.minor and b"expect" in ex.fields.index:
             ex.client.send_continue()
 
 

@@ -56,7 +56,8 @@ _DATA_ERRORS: Final = (
     TypeError,
     OverflowError,
 )
-_AWAY_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+AWAY_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+"""What using a connection raises when the server is to blame. InternalClientError: it hung up while nothing was asked."""
 
 log = logging.getLogger(__name__)
 
@@ -188,15 +189,15 @@ class Writer:
                 log.warning("a batch of %d entries was refused, looking for the cause: %s", len(entries), brief(error))
                 await ensure_partitions(connection, datetime.fromtimestamp(self._now_ms() / 1000, UTC))
                 await self._halve(connection, entries)
-        except _AWAY_ERRORS + _DATA_ERRORS as error:
+        except AWAY_ERRORS + _DATA_ERRORS as error:
             await self.close()
             raise LedgerUnavailable(brief(error)) from error
 
     async def ping(self) -> None:
         """Check that Postgres answers, connecting if need be. Raises LedgerUnavailable."""
         try:
-            await (await self._connected()).execute("SELECT 1")
-        except _AWAY_ERRORS as error:
+            await (await self._connected()).execute("SELECT 1", timeout=5)
+        except AWAY_ERRORS as error:
             await self.close()
             raise LedgerUnavailable(brief(error)) from error
 

@@ -164,9 +164,10 @@ class UsageStream:
             cursor, entries, *_ = await self._execute(
                 "XAUTOCLAIM", stream, CONSUMER_GROUP, self._consumer, idle_ms, start, "COUNT", count
             )
-            if None in entries:  # Redis 6.2 names deleted entries only when they are read as one's own
+            named = [entry for entry in entries if entry[0] is not None]
+            if len(named) < len(entries):  # Redis 6.2 names deleted entries only when they are read as one's own
                 self._replaying = True
-            batch += await self._existing(stream, [entry for entry in entries if entry is not None])
+            batch += await self._existing(stream, named)
             if cursor != _BEGINNING:
                 self._cursors[stream] = cursor
         return batch, not self._cursors

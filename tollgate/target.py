@@ -74,7 +74,7 @@ async def _on_database(url: str, work: Callable[[asyncpg.Connection], Awaitable[
         except Refused as refused:
             path = path_text(refused.path)
             raise UserError(f"{path}: {refused.message}" if path else refused.message) from None
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
             reason = reason_of(error)
             if reason is None:
                 raise

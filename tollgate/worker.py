@@ -33,9 +33,9 @@ from redis.exceptions import RedisError
 
 from config.log import setup
 from config.settings import Settings, WorkerSettings
-from ledger.dependency import Dependency
+from ledger.dependency import Dependency, wait
 from ledger.drain import Drain
-from ledger.ingest import Writer, brief
+from ledger.ingest import AWAY_ERRORS, Writer, brief
 from ledger.metrics import IngestMetrics
 from ledger.migrate import migrations
 from ledger.names import usage_stream
@@ -46,7 +46,7 @@ from ledger.stream import connect as connect_redis
 LANES: Final = 2
 HOUSEKEEPING_S: Final = 3600.0
 BACKLOG_S: Final = 2.0
-STOP_S: Final = 5.0
+STOP_S: Final = 3.0
 """Longest wait for the batches in hand when asked to stop; Postgres may be hanging."""
 
 log = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ async def _wait_for_ledger(connect: Connect, postgres: Dependency, ahead: int, s
                 postgres.down("the schema is not there yet (tollgate migrate)")
             finally:
                 await connection.close(timeout=5)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except AWAY_ERRORS as error:
             postgres.down(brief(error))
         await postgres.pause(stop)
 
@@ -170,11 +170,11 @@ async def _keep_house(connect: Connect, postgres: Dependency, ahead: int, stop: 
                 await trim_changes(connection)
             finally:
                 await connection.close(timeout=5)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except AWAY_ERRORS as error:
             postgres.down(brief(error))
             await postgres.pause(stop)
         else:
-            await _wait(stop, HOUSEKEEPING_S)
+            await wait(stop, HOUSEKEEPING_S)
 
 
 async def _watch_backlog(stream: UsageStream, metrics: IngestMetrics, stop: asyncio.Event) -> None:
@@ -188,14 +188,7 @@ async def _watch_backlog(stream: UsageStream, metrics: IngestMetrics, stop: asyn
             oldest_s = time.time() if backlog.oldest_ms is None else backlog.oldest_ms / 1000
             metrics.stream_entries.set(backlog.entries)
             metrics.stream_lag.set(max(0.0, time.time() - oldest_s))
-        await _wait(stop, BACKLOG_S)
-
-
-async def _wait(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(stop.wait(), seconds)
-    except TimeoutError:
-        pass
+        await wait(stop, BACKLOG_S)
 
 
 @asynccontextmanager

@@ -50,9 +50,10 @@ async def export_(call: Call) -> Reply:
 
 
 def _outside(declaration: Declaration, mode: Mode) -> int:
-    """How many tiers and customers are declared for the mode that this key does not serve."""
+    """How many tiers, customers and issuers are declared for the mode that this key does not serve."""
     modes = [t.modes for p in declaration.projects for t in p.tiers]
     modes += [c.modes for p in declaration.projects for c in p.customers]
+    modes += [(n.mode,) for p in declaration.projects for n in p.issuers]
     return sum(any(other is not mode for other in in_modes) for in_modes in modes)
 
 

@@ -8,8 +8,8 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict, Field
 
 from admin.api import pages
-from admin.api.call import Body, Call, Endpoint, Reply, invalid, not_found
-from admin.api.resources import validated
+from admin.api.call import Body, Call, Endpoint, Reply, not_found
+from admin.api.resources import in_scope, validated
 from admin.keys import CreatedKey, Key, create_key, get_key, list_keys, revoke_key, rotate_key
 from admin.keys.create import LONGEST_GRACE_S
 from admin.keys.rows import fields_of
@@ -51,9 +51,7 @@ async def make(call: Call, project_id: str, body: dict[str, Any]) -> Reply:
 
 def spec_of(call: Call, body: dict[str, Any]) -> KeySpec:
     """The spec of a key in the caller's mode. Raises Denied."""
-    if body.get("mode", call.caller.mode) != call.caller.mode:
-        raise invalid("mode", f"this is a {call.caller.mode} key, and makes keys of that mode alone")
-    return validated(KeySpec, {**body, "mode": call.caller.mode})
+    return validated(KeySpec, in_scope(KeySpec, body, call.caller.scope))
 
 
 async def rotated(call: Call) -> tuple[Key, CreatedKey]:

@@ -1,4 +1,4 @@
-"""The endpoints that tiers, customers, upstreams and routes share: list, get, create, update, delete.
+"""The endpoints that tiers, customers, issuers, upstreams and routes share: list, get, create, update, delete.
 
 An object is its spec's fields with `id` and `created_at`. An update (PATCH) replaces the fields it names and leaves the
 others; the field that names the object cannot be changed.
@@ -16,9 +16,9 @@ from admin.api.call import Body, Call, Denied, Endpoint, Reply, invalid, not_fou
 from admin.declare.explain import explain
 from admin.nouns import Noun, Scope, Stored, fields_of
 from ledger import problems
-from ledger.specs import CustomerSpec, RouteSpec, TierSpec, UpstreamSpec
+from ledger.specs import CustomerSpec, IssuerSpec, RouteSpec, TierSpec, UpstreamSpec
 
-S = TypeVar("S", TierSpec, CustomerSpec, UpstreamSpec, RouteSpec)
+S = TypeVar("S", TierSpec, CustomerSpec, IssuerSpec, UpstreamSpec, RouteSpec)
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -72,12 +72,16 @@ def endpoints(noun: Noun[S], model: type[S], plural: str) -> tuple[Endpoint, ...
 
 
 def in_scope(model: type[BaseModel], body: dict[str, Any], scope: Scope) -> dict[str, Any]:
-    """The body with the mode of the key that sent it. Raises Denied if it names modes itself."""
-    if "modes" not in model.model_fields:
-        return body
-    if "modes" in body:
-        raise invalid("modes", f"is not a field here: this is a {scope.mode} key, and serves that mode alone")
-    return {**body, "modes": [scope.mode]}
+    """The body with the mode of the key that sent it. Raises Denied if it names another."""
+    if "modes" in model.model_fields:
+        if "modes" in body:
+            raise invalid("modes", f"is not a field here: this is a {scope.mode} key, and serves that mode alone")
+        return {**body, "modes": [scope.mode]}
+    if "mode" in model.model_fields:
+        if body.get("mode", scope.mode) != scope.mode:
+            raise invalid("mode", f"this is a {scope.mode} key, and serves that mode alone")
+        return {**body, "mode": scope.mode}
+    return body
 
 
 def validated(model: type[M], body: dict[str, Any]) -> M:

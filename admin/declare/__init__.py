@@ -4,8 +4,9 @@ A file is read into a tree that knows its places (source), checked (load, explai
 as a difference for people (show); export writes a file that applies to itself without a change.
 
 The rules: names are identities. What a file declares is made so; what it does not mention stays, unless `prune` is asked
-for, which deletes the routes, upstreams and tiers of the declared projects that are not in the file. Projects, customers
-and keys are never deleted by a file. How it fails: DeclarationError (the file), Refused (what exists); nothing is half done.
+for, which deletes the routes, upstreams, issuers and tiers of the declared projects that are not in the file. Projects,
+customers and keys are never deleted by a file. How it fails: DeclarationError (the file), Refused (what exists); nothing
+is half done.
 """
 
 from admin.declare.apply import apply

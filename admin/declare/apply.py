@@ -1,8 +1,8 @@
 """Applying a declaration: compare what is declared with what exists, and write the difference, all or nothing.
 
-The order makes every declaration reachable in one go: tiers (those that stop being the default first), then routes that
-go, upstreams, routes (those that change what they match stand aside first, so that two can trade places), upstreams that
-go, customers, and last tiers that go, when their customers have moved.
+The order makes every declaration reachable in one go: tiers (those that stop being the default first), then issuers and
+routes that go, issuers, upstreams, routes (those that change what they match stand aside first, so that two can trade
+places), upstreams that go, customers, and last tiers that go, when their customers have moved.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import asyncpg
 
 from admin.changes import Change, Refused
 from admin.customers import rows as customers
+from admin.issuers import rows as issuers
 from admin.nouns import Noun, Scope, Stored
 from admin.projects import rows as projects
 from admin.routes import rows as routes
@@ -22,9 +23,9 @@ from admin.store import writing
 from admin.tiers import rows as tiers
 from admin.upstreams import rows as upstreams
 from ledger.keys import Mode
-from ledger.specs import CustomerSpec, Declaration, ProjectSpec, RouteSpec, TierSpec, UpstreamSpec
+from ledger.specs import CustomerSpec, Declaration, IssuerSpec, ProjectSpec, RouteSpec, TierSpec, UpstreamSpec
 
-S = TypeVar("S", TierSpec, CustomerSpec, UpstreamSpec, RouteSpec)
+S = TypeVar("S", TierSpec, CustomerSpec, IssuerSpec, UpstreamSpec, RouteSpec)
 BOTH = (Mode.TEST, Mode.LIVE)
 
 
@@ -43,9 +44,9 @@ async def apply(
 ) -> list[Change]:
     """Make it so, in one transaction; returns what changed, in order: [] if it was so already (then nothing is written).
 
-    `dry_run` does everything and takes it back. `prune` also deletes the routes, upstreams and tiers of the declared
-    projects that are not declared. `modes` narrows tiers and customers to some modes. Raises Refused, whose path leads to
-    the field of the declaration that cannot be had.
+    `dry_run` does everything and takes it back. `prune` also deletes the routes, upstreams, issuers and tiers of the
+    declared projects that are not declared. `modes` narrows tiers, customers and issuers to some modes. Raises Refused,
+    whose path leads to the field of the declaration that cannot be had.
     """
     changes: list[Change] = []
     try:
@@ -82,7 +83,13 @@ async def _project(
         changes += await _put(connection, tiers, "tiers", scope, declared, actor=actor)
 
     if prune:
+        for scope in scopes:
+            trusted = [issuer for issuer in spec.issuers if issuer.mode is scope.mode]
+            changes += await _prune(connection, issuers, scope, trusted, actor=actor)
         changes += await _prune(connection, routes, whole, spec.routes, actor=actor)
+    for scope in scopes:
+        of_mode = [(i, n) for i, n in enumerate(spec.issuers) if n.mode is scope.mode]
+        changes += await _put(connection, issuers, "issuers", scope, of_mode, actor=actor)
     changes += await _put(connection, upstreams, "upstreams", whole, list(enumerate(spec.upstreams)), actor=actor)
     await _make_way(connection, whole, spec.routes)
     changes += await _put(connection, routes, "routes", whole, list(enumerate(spec.routes)), actor=actor)

@@ -13,6 +13,7 @@ import yaml
 
 from admin.changes import Unfit
 from admin.customers import rows as customers
+from admin.issuers import rows as issuers
 from admin.nouns import Noun, Scope
 from admin.projects import rows as projects
 from admin.routes import rows as routes
@@ -20,14 +21,14 @@ from admin.tiers import rows as tiers
 from admin.upstreams import rows as upstreams
 from ledger.ids import PLATFORM_PROJECT_ID
 from ledger.keys import Mode
-from ledger.specs import CustomerSpec, RouteSpec, TierSpec, UpstreamSpec
+from ledger.specs import CustomerSpec, IssuerSpec, RouteSpec, TierSpec, UpstreamSpec
 
 S = TypeVar("S", TierSpec, CustomerSpec)
 BOTH = (Mode.TEST, Mode.LIVE)
 
 
 async def export(connection: asyncpg.Connection, project: str | None = None, *, modes: Collection[Mode] = BOTH) -> str:
-    """The YAML of one project (by name) or of all; `modes` narrows tiers and customers. Raises Unfit if unknown."""
+    """The YAML of one project (by name) or of all; `modes` narrows tiers, customers and issuers. Raises Unfit if unknown."""
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         if project is None:
             found = await projects.page(connection, None, None)
@@ -57,6 +58,11 @@ async def _project(
     lists = {
         "tiers": await _by_mode(connection, tiers, project.id, modes),
         "customers": await _by_mode(connection, customers, project.id, modes),
+        "issuers": [
+            _short(issuer.spec)
+            for mode in modes
+            for issuer in (await issuers.by_name(connection, Scope(project.id, mode))).values()
+        ],
         "upstreams": [_upstream(u.spec) for u in (await upstreams.by_name(connection, whole)).values()],
         "routes": [_short(r.spec) for r in (await routes.by_name(connection, whole)).values()],
     }
@@ -103,7 +109,7 @@ def _upstream(spec: UpstreamSpec) -> dict[str, Any]:
     return entry
 
 
-def _short(spec: TierSpec | CustomerSpec | UpstreamSpec | RouteSpec, *but: str) -> dict[str, Any]:
+def _short(spec: TierSpec | CustomerSpec | IssuerSpec | UpstreamSpec | RouteSpec, *but: str) -> dict[str, Any]:
     """The fields that are not what they would be anyway."""
     return spec.model_dump(mode="json", exclude_defaults=True, exclude=set(but))
 

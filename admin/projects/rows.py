@@ -27,6 +27,8 @@ class Project:
 
 async def by_name(connection: asyncpg.Connection, name: str) -> Project | None:
     """The project of this name, or None."""
+    if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in name):
+        return None  # PostgreSQL cannot even be asked
     row = await connection.fetchrow(_SQL["by_name"], name)
     return None if row is None else Project(**row)
 

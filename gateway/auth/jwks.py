@@ -40,7 +40,8 @@ STALE_S: Final = 86_400.0
 UNKNOWN_KEY_S: Final = 30.0
 RETRY_S: Final = (1.0, 60.0)
 _REFRESH_AT: Final = 0.8
-_TIMEOUT: Final = aiohttp.ClientTimeout(total=5.0, connect=2.0)
+_TIMEOUT_S: Final = 5.0
+_CONNECT_S: Final = 2.0
 _CONNECTIONS: Final = 64
 _HEADERS: Final = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "tollgate"}
 _REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
@@ -78,7 +79,8 @@ def fresh_for_s(cache_control: str | None, age: str | None) -> float:
 class Fetcher:
     """Fetches key sets over HTTP. Its session is made at first use and must be closed."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, timeout_s: float = _TIMEOUT_S) -> None:
+        self._timeout_s = timeout_s
         self._session: aiohttp.ClientSession | None = None
 
     async def fetch(self, url: str) -> Fetched:
@@ -87,12 +89,12 @@ class Fetcher:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=_CONNECTIONS, force_close=True),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=_TIMEOUT,
+                timeout=aiohttp.ClientTimeout(total=self._timeout_s, connect=_CONNECT_S),
                 headers=_HEADERS,
                 auto_decompress=False,
             )
         try:
-            async with asyncio.timeout(_TIMEOUT.total):
+            async with asyncio.timeout(self._timeout_s):
                 return await _get(self._session, url)
         except TimeoutError:
             raise Unreachable("did not answer in time") from None

@@ -56,6 +56,11 @@ def limit_headers(plan: Plan, reply: Sequence[int]) -> bytes:
     return plan.header_format % tuple(values)
 
 
+def later(reply: Sequence[int], seconds: float) -> list[int]:
+    """What the same reply says some seconds later, while nothing else has changed."""
+    return [reply[0], reply[1] + int(seconds * 1000), *reply[2:]]
+
+
 def denial_of(plan: Plan, reply: Sequence[int]) -> tuple[Denial, float]:
     """The denial in a reply whose verdict is above 0, and for how many seconds it certainly stands."""
     index = reply[0] - 1

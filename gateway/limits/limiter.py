@@ -31,6 +31,8 @@ SCRIPTS: Final = (ADMIT, SETTLE)
 _SETTLE_CALL: Final = b"$7\r\nEVALSHA\r\n" + bulk(script_sha(SETTLE))
 _LINGER_S: Final = 0.002
 _BATCH: Final = 64
+_MOST_FLYING: Final = 16 * _BATCH
+"""Settlements under way at once, some 5 ms of Redis: after an outage they must not hold up admissions."""
 _RETRY_S: Final = 0.25
 
 
@@ -129,8 +131,8 @@ class Limiter:
             self._timer = self._loop.call_later(_RETRY_S, self._timer_flush)
 
     def flush(self) -> None:
-        """Send what is queued."""
-        while self._queue:
+        """Send what is queued, as far as there is not too much under way."""
+        while self._queue and self._flying < _MOST_FLYING:
             batch, self._queue = self._queue[:_BATCH], self._queue[_BATCH:]
             self._flying += len(batch)
             self.redis.send(_settle_command(batch), _Batch(self, batch))
@@ -139,6 +141,8 @@ class Limiter:
         """A batch was answered; if not with yes, it is sent again."""
         self._flying -= len(batch)
         if type(reply) is int:
+            if self._queue and self._timer is None:
+                self._timer = self._loop.call_later(_LINGER_S, self._timer_flush)
             return
         if isinstance(reply, hiredis.ReplyError):
             self.redis.errors += 1

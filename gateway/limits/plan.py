@@ -56,7 +56,10 @@ class Quota(NamedTuple):
 
 
 class Plan:
-    """See the module. `denial` is a refusal that stands until `denied_until` (monotonic seconds)."""
+    """See the module.
+
+    `denial` is a reply that refused, with the monotonic second it came; it stands until `denied_until`.
+    """
 
     __slots__ = (
         "admit_head",

@@ -11,7 +11,10 @@ while ARGV[a] do
     local corrections = tonumber(ARGV[a + 2])
     if held == 1 then
         for i = 1, corrections do
-            redis.call('INCRBY', KEYS[k + 1 + i], ARGV[a + 2 + i])
+            -- a counter that has expired since is left in peace: made anew it would be below zero, and for ever
+            if redis.call('EXISTS', KEYS[k + 1 + i]) == 1 then
+                redis.call('INCRBY', KEYS[k + 1 + i], ARGV[a + 2 + i])
+            end
         end
     end
     if ARGV[a + 1] ~= '' then

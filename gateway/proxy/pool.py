@@ -10,8 +10,11 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
+from collections.abc import Callable
+from math import gcd
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
 
 from gateway.proxy.upstream import UpstreamBroken, UpstreamConnection
 from ledger import problems
@@ -63,11 +66,8 @@ class Pool:
         Fails with UpstreamBroken. Who stops waiting for it calls `abandon`.
         """
         if self.open_connections < self._max:
-            task = asyncio.create_task(self._connect(), name=f"connect {self.url}")
-            self._opening.add(task)
-            task.add_done_callback(self._opening.discard)
-            return task
-        if len(self._waiting) >= self._max * _QUEUE_FACTOR:
+            return self._begin(self._opened)
+        if self._first_waiting() is not None and len(self._waiting) >= self._max * _QUEUE_FACTOR:
             raise UpstreamBroken(problems.UPSTREAM_BUSY, "all connections are in use", was_connected=False)
         waiting: asyncio.Future[UpstreamConnection] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiting)
@@ -93,11 +93,7 @@ class Pool:
         self._all.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
-        if self._waiting and self.open_connections < self._max:
-            task = asyncio.create_task(self._connect(), name=f"connect {self.url}")
-            self._opening.add(task)
-            task.add_done_callback(self._opening.discard)
-            self.abandon(task)
+        self._connect_for_waiting()
 
     def sweep(self) -> None:
         """Close what has been idle too long; called by the gateway's ticker."""
@@ -106,8 +102,47 @@ class Pool:
             self._idle.pop(0).close()
 
     def close(self) -> None:
+        for opening in tuple(self._opening):
+            opening.cancel()
         for connection in tuple(self._all):
             connection.abort()
+
+    def _first_waiting(self) -> asyncio.Future[UpstreamConnection] | None:
+        """Who has waited longest; those who gave up leave the queue."""
+        waiting = self._waiting
+        while waiting:
+            if not waiting[0].done():
+                return waiting[0]
+            waiting.popleft()
+        return None
+
+    def _begin(self, done: Callable[[asyncio.Task[UpstreamConnection]], None]) -> asyncio.Task[UpstreamConnection]:
+        task = asyncio.create_task(self._connect(), name=f"connect {self.url}")
+        self._opening.add(task)
+        task.add_done_callback(done)
+        return task
+
+    def _connect_for_waiting(self) -> None:
+        """Where there is room again, who has waited longest gets an attempt."""
+        if self._first_waiting() is not None and self.open_connections < self._max:
+            self._begin(self._opened_for_waiting)
+
+    def _opened(self, task: asyncio.Task[UpstreamConnection]) -> None:
+        self._opening.discard(task)
+        self._connect_for_waiting()  # if it failed, its place is free
+
+    def _opened_for_waiting(self, task: asyncio.Task[UpstreamConnection]) -> None:
+        self._opening.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None:
+            self._abandoned(task)
+            return
+        waiting = self._first_waiting()
+        if waiting is not None:
+            waiting.set_exception(error)
+        self._connect_for_waiting()
 
     async def _connect(self) -> UpstreamConnection:
         loop = asyncio.get_running_loop()
@@ -128,7 +163,7 @@ class Pool:
         return connection
 
     def _abandoned(self, opening: asyncio.Future[UpstreamConnection]) -> None:
-        if not opening.cancelled() and opening.exception() is None:
+        if not opening.cancelled() and opening.exception() is None and opening.result().is_usable():
             self.release(opening.result())
 
 
@@ -138,35 +173,37 @@ def _give_up(waiting: asyncio.Future[UpstreamConnection]) -> None:
 
 
 class Pools:
-    """All pools of a gateway, by origin and settings: they survive a reload of the routes that use them."""
+    """All pools of a gateway, by origin and settings: they survive a reload of the routes that use them.
+
+    A pool lives as long as a route or an open connection refers to it.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._pools: dict[tuple[str, UpstreamSpec], Pool] = {}
+        self._pools: WeakValueDictionary[tuple[str, UpstreamSpec], Pool] = WeakValueDictionary()
 
     def of(self, spec: UpstreamSpec) -> Balancer:
         """A balancer over the pools of an upstream."""
         members = []
         for target in spec.targets:
             key = (target.url, spec)
-            if key not in self._pools:
-                self._pools[key] = Pool(target.url, spec, self._clock)
-            members.append((self._pools[key], target.weight))
+            pool = self._pools.get(key)
+            if pool is None:
+                self._pools[key] = pool = Pool(target.url, spec, self._clock)
+            members.append((pool, target.weight))
         return Balancer(members)
 
     def sweep(self) -> None:
-        for key, pool in tuple(self._pools.items()):
+        for pool in tuple(self._pools.values()):
             pool.sweep()
-            if not pool.open_connections:
-                del self._pools[key]  # a route that still uses it keeps it; a changed one has a new pool
 
     def close(self) -> None:
-        for pool in self._pools.values():
+        for pool in tuple(self._pools.values()):
             pool.close()
 
 
 class Balancer:
-    """Smooth weighted round robin over the origins of an upstream."""
+    """Weighted round robin over the origins of an upstream."""
 
     __slots__ = ("_order", "_turn")
 
@@ -183,16 +220,11 @@ class Balancer:
 
 
 def _interleave(members: list[tuple[Pool, int]]) -> list[Pool]:
-    """Each pool as often as its weight says, spread out evenly (nginx's smooth weighted round robin)."""
-    if len(members) == 1:
-        return [members[0][0]]
-    total = sum(weight for _, weight in members)
-    current = [0] * len(members)
-    order = []
-    for _ in range(total):
-        for index, (_, weight) in enumerate(members):
-            current[index] += weight
-        best = max(range(len(members)), key=lambda i: current[i])
-        current[best] -= total
-        order.append(members[best][0])
-    return order
+    """Each pool as often as its weight says, at equal distances, and no two begin at the same place."""
+    divisor = gcd(*(weight for _, weight in members))
+    shares = [weight // divisor for _, weight in members]
+    count = len(members)
+    turns = [
+        ((turn + (index + 0.5) / count) / share, index) for index, share in enumerate(shares) for turn in range(share)
+    ]
+    return [members[index][0] for _, index in sorted(turns)]

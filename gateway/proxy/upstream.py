@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 MAX_HEAD_BYTES: Final = 65_536
 MAX_FIELDS: Final = 256
+MAX_INTERIMS: Final = 32
 WRITE_HIGH: Final = 65_536
 
 END: Final = object()
@@ -81,6 +82,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_clock",
         "_decoder",
         "_ex",
+        "_interims",
         "_last_head",
         "_last_response",
         "_left",
@@ -103,6 +105,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._ex: Exchange | None = None
         self._state = _IDLE
         self._buffer = b""
+        self._interims = 0
         self._last_head: bytes | None = None
         self._last_response: Response | None = None
         self._response: Response | None = None
@@ -126,6 +129,7 @@ class UpstreamConnection(asyncio.Protocol):
         ex.sent_ns = time.monotonic_ns()
         self._ex = ex
         self._state = _HEAD
+        self._interims = 0
         self._method = ex.line.method
         self._request_chunked = ex.fields.chunked
         self._request_done = ex.body_done
@@ -198,7 +202,10 @@ class UpstreamConnection(asyncio.Protocol):
             ex.upstream = None
             ex.resume(END)
             return
-        ex.throw(self._broken(problems.UPSTREAM_FAILED, "connection closed before the answer was complete"))
+        # One that had answered before and now not with a byte was closed while nobody used it.
+        is_stale = state == _HEAD and self.served > 0 and not self._buffer and not self._interims
+        detail = "connection closed before the answer was complete"
+        ex.throw(UpstreamBroken(problems.UPSTREAM_FAILED, detail, was_connected=True, was_reused=is_stale))
 
     def pause_writing(self) -> None:
         if self._ex is not None:
@@ -226,26 +233,28 @@ class UpstreamConnection(asyncio.Protocol):
             else:
                 self._read_head(ex, data)
         except Malformed as error:
-            self._fail(self._broken(problems.UPSTREAM_INVALID, error.detail))
+            self._fail(problems.UPSTREAM_INVALID, error.detail)
 
     def _read_head(self, ex: Exchange, data: bytes) -> None:
         if self._buffer:
             data = self._buffer + data
             self._buffer = b""
-        end = find_head(data, 0, MAX_HEAD_BYTES)
-        if end < 0:
-            self._buffer = data
-            return
-        head = data[:end]
-        response = Response(head)
-        if response.status == 101 and ex.tunnel is not None:
-            response.method, response.framing = self._method, TUNNEL
-            self._answer(ex, response, data[end:])
-            return
-        if response.status < 200:
-            self._interim(ex, response, data[end:])
-            return
-        self._last_head, self._last_response = head, response
+        start = 0
+        while True:
+            end = find_head(data, start, MAX_HEAD_BYTES)
+            if end < 0:
+                self._buffer = data[start:]
+                return
+            head = data[start:end]
+            response = Response(head)
+            if response.status >= 200:
+                self._last_head, self._last_response = head, response
+                break
+            if response.status == 101 and ex.tunnel is not None:
+                response.method, response.framing = self._method, TUNNEL
+                break
+            self._pass_over(response)
+            start = end
         self._answer(ex, response, data[end:])
 
     def _answer(self, ex: Exchange, response: Response, rest: bytes) -> None:
@@ -266,12 +275,13 @@ class UpstreamConnection(asyncio.Protocol):
             if self._ex is ex:
                 ex.client.flush_head()
 
-    def _interim(self, ex: Exchange, response: Response, rest: bytes) -> None:
+    def _pass_over(self, response: Response) -> None:
         """A 1xx: 100 was asked of us and answered by us, 101 was never asked for; 103 and others are not passed on yet."""
+        self._interims += 1
         if response.status == 101:
-            self._fail(self._broken(problems.UPSTREAM_INVALID, "switched protocols without being asked"))
-        elif rest:
-            self._read_head(ex, rest)
+            raise Malformed("Switched protocols without being asked.")
+        if self._interims > MAX_INTERIMS:
+            raise Malformed(f"More than {MAX_INTERIMS} interim answers.")
 
     def _read_body(self, ex: Exchange, data: bytes) -> None:
         response = self._response
@@ -321,22 +331,21 @@ class UpstreamConnection(asyncio.Protocol):
             if self._paused:
                 self.resume_reading()
             self._pool.release(self)
-        else:
+        elif self._request_done:
             self.close()
+        else:
+            self.abort()  # what is left of the request may never be read: nothing to wait for
         ex.resume(END)
 
-    def _broken(self, problem: Problem, detail: str) -> UpstreamBroken:
-        return UpstreamBroken(problem, detail, was_connected=True, was_reused=self.served > 0 and not self._buffer)
-
-    def _fail(self, error: UpstreamBroken) -> None:
+    def _fail(self, problem: Problem, detail: str) -> None:
         ex = self._ex
         self.abort()
         if ex is not None:
-            ex.throw(error)
+            ex.throw(UpstreamBroken(problem, detail, was_connected=True))
 
     def time_out(self) -> None:
         """The upstream was silent for too long."""
-        self._fail(self._broken(problems.UPSTREAM_TIMEOUT, "no answer in time"))
+        self._fail(problems.UPSTREAM_TIMEOUT, "no answer in time")
 
 
 def _last_chunk(trailers: bytes) -> bytes:

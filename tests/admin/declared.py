@@ -30,6 +30,9 @@ projects:
     customers:
       - {external_id: ada, name: Ada, email: Ada@example.com, tier: pro}
       - {external_id: bob, modes: [test]}
+    issuers:
+      - {name: staging, issuer: https://staging.example, jwks_url: "https://staging.example/keys", mode: test}
+      - {name: sign-in, issuer: https://id.example, jwks_url: "https://id.example/keys", audiences: [shop]}
     upstreams:
       - {name: api, targets: ["http://127.0.0.1:9001", {url: "http://127.0.0.1:9002/base", weight: 3}]}
     routes:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ import asyncpg
 import pytest
 from pydantic import SecretStr
 
-from admin.app import Running, Unusable, running
+from admin import store
+from admin.app import Unusable, running
 from admin.declare import apply
 from admin.keys import create_key
 from config.settings import AdminSettings, Settings
@@ -49,6 +52,16 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(0.02)
 
 
+async def is_waiting_for_the_lock(pg: asyncpg.Connection) -> bool:
+    """Whether a control write waits in this test's database."""
+    return bool(
+        await pg.fetchval(
+            "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database"
+            " WHERE l.locktype = 'advisory' AND NOT l.granted AND d.datname = current_database()"
+        )
+    )
+
+
 async def a_key(url: str) -> str:
     """The text of a key of a fresh project."""
     connection = await asyncpg.connect(url)
@@ -67,7 +80,6 @@ async def get(session: aiohttp.ClientSession, url: str, key: str | None = None) 
 
 async def test_health_and_readiness(session: aiohttp.ClientSession, postgres_url: str) -> None:
     async with running(settings(postgres_url)) as where:
-        assert await get(session, where.url + "/health") == (200, {"status": "ok"}, pytest.approx(object)) or True
         status, body, _ = await get(session, where.url + "/health")
         assert (status, body) == (200, {"status": "ok"})
         status, body, _ = await get(session, where.url + "/ready")
@@ -136,7 +148,9 @@ class Outage:
     """A PostgreSQL of one test's own, to be stopped, frozen and started again on the same port."""
 
     def __init__(self) -> None:
-        self._directory = Path(tempfile.mkdtemp(prefix="tg-outage-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+        self._directory = Path(
+            tempfile.mkdtemp(prefix="tg-outage-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+        )
         self._server: Server = start_postgres(self._directory, durable=False, remove=False)
         self.url = self._server.url
         self._port = self._server.port
@@ -145,11 +159,9 @@ class Outage:
         self._server.stop()
 
     def start(self) -> None:
-        self._server = start_postgres(self._directory, port=self._port, durable=False, remove=True)
+        self._server = start_postgres(self._directory, port=self._port, durable=False, remove=False)
 
     def close(self) -> None:
-        import shutil
-
         self._server.stop()
         shutil.rmtree(self._directory, ignore_errors=True)
 
@@ -202,15 +214,7 @@ async def test_postgres_goes_away_in_the_middle_of_a_request(
         await pg.execute("SELECT pg_advisory_xact_lock(7240318801)")  # what every control write takes first
         request = asyncio.create_task(change(), name="change")
 
-        async def is_waiting() -> bool:
-            return bool(
-                await pg.fetchval(
-                    "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tollgate-admin'"
-                    " AND wait_event_type = 'Lock' AND datname = current_database()"
-                )
-            )
-
-        await until(is_waiting)
+        await until(partial(is_waiting_for_the_lock, pg))
         await pg.fetch(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE application_name = 'tollgate-admin' AND datname = current_database()"
@@ -220,13 +224,14 @@ async def test_postgres_goes_away_in_the_middle_of_a_request(
         assert body["detail"] == "PostgreSQL closed the connection. Nothing was changed."
         await blocker.rollback()
         assert await pg.fetchval("SELECT count(*) FROM tiers WHERE name = 'gold'") == 0
-        assert await change() == (201, pytest.approx(object)) or True
+        assert (await change())[0] == 201
         assert await pg.fetchval("SELECT count(*) FROM tiers WHERE name = 'gold'") == 1
 
 
 async def test_a_lock_that_is_held_too_long_is_busy(
-    session: aiohttp.ClientSession, pg: asyncpg.Connection, postgres_url: str
+    session: aiohttp.ClientSession, pg: asyncpg.Connection, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(store._SERVER_SETTINGS, "lock_timeout", "200")
     key = await a_key(postgres_url)
     async with running(settings(postgres_url)) as where, pg.transaction():
         await pg.execute("SELECT pg_advisory_xact_lock(7240318801)")
@@ -284,7 +289,10 @@ class Process:
 
 
 async def test_asked_to_stop_it_finishes_what_it_has_in_hand(
-    session: aiohttp.ClientSession, pg: asyncpg.Connection, postgres_url: str, unused_tcp_port_factory: Callable[[], int]
+    session: aiohttp.ClientSession,
+    pg: asyncpg.Connection,
+    postgres_url: str,
+    unused_tcp_port_factory: Callable[[], int],
 ) -> None:
     key = await a_key(postgres_url)
     admin = Process(postgres_url, unused_tcp_port_factory(), unused_tcp_port_factory())
@@ -304,13 +312,6 @@ async def test_asked_to_stop_it_finishes_what_it_has_in_hand(
             async with session.post(admin.url + TIERS, json={"name": "gold"}, headers=headers) as response:
                 return response.status
 
-        async def is_waiting() -> bool:
-            return bool(
-                await pg.fetchval(
-                    "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-                )
-            )
-
         async def is_refused() -> bool:
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", int(admin.url.rpartition(":")[2]))
@@ -322,7 +323,7 @@ async def test_asked_to_stop_it_finishes_what_it_has_in_hand(
         async with pg.transaction():
             await pg.execute("SELECT pg_advisory_xact_lock(7240318801)")
             request = asyncio.create_task(change(), name="change")
-            await until(is_waiting)
+            await until(partial(is_waiting_for_the_lock, pg))
             process.send_signal(signal.SIGTERM)
             await until(is_refused)
         assert await request == 201
@@ -334,7 +335,3 @@ async def test_asked_to_stop_it_finishes_what_it_has_in_hand(
         if process.returncode is None:
             process.kill()
             await process.wait()
-
-
-def test_running_is_where_it_listens() -> None:
-    assert Running("a", "b").metrics_url == "b"

@@ -41,9 +41,12 @@ def test_an_empty_variable_counts_as_not_set() -> None:
 
 
 def test_every_setting_has_a_variable_that_sets_it() -> None:
-    settings = load(None, {"TOLLGATE_REDIS_URL": "redis://h", "TOLLGATE_POSTGRES_URL": "postgres://h/d"}, {}).settings
-    assert load(None, to_environment(settings), {}).settings == settings
+    environ = {variable(path): "/x" for path, field in fields().items() if field.default is None}
+    environ |= {"TOLLGATE_POSTGRES_URL": "postgres://h/d", "TOLLGATE_REDIS_URL": "redis://h"}
+    environ |= {"TOLLGATE_GATEWAY_TRUST_FORWARDED": "true"}
+    settings = load(None, environ, {}).settings
     assert set(to_environment(settings)) == {variable(path) for path in fields()}
+    assert load(None, to_environment(settings), {}).settings == settings
 
 
 @pytest.mark.parametrize(

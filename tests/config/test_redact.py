@@ -52,5 +52,7 @@ def test_what_is_no_secret_stays(text: str) -> None:
 
 
 def test_json_stays_json() -> None:
-    line = json.dumps({"url": "redis://:pw", "mail": "a@b", "header": "Bearer abcdefgh", "then": 1})
+    line = json.dumps(
+        {"url": "redis://:pw", "mail": "a@b", "header": "Bearer abcdefgh", "then": 1}, separators=(",", ":")
+    )
     assert json.loads(redact(line)) == {"url": "redis://:pw", "mail": "a@b", "header": "Bearer ***", "then": 1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -161,6 +162,22 @@ def test_a_declaration_that_is_wrong_ends_it_in_one_line_each(folder: Path) -> N
     assert done.returncode == 1
     assert f"{file}:3" in done.stderr
     assert done.stderr.splitlines()[-1] == f"tollgate: --apply {file} failed, see above"
+    assert "Traceback" not in done.stderr
+
+
+async def test_a_demo_that_is_refused_says_why_and_what_helps(
+    folder: Path, postgres_url: str, redis_url: str, pg: asyncpg.Connection
+) -> None:
+    await pg.execute("INSERT INTO upstreams VALUES ('ups_mine', 'prj_platform', 'mine', '{}')")
+    await pg.execute(
+        "INSERT INTO routes (id, project_id, name, upstream_id, path, spec)"
+        " VALUES ('rte_mine', 'prj_platform', 'mine', 'ups_mine', '/demo/*', '{}')"
+    )
+    servers = {"TOLLGATE_POSTGRES_URL": postgres_url, "TOLLGATE_REDIS_URL": redis_url}
+    done = await asyncio.to_thread(dev_once, "--state-dir", str(folder / "state"), **servers)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("tollgate: the demo project cannot be made: ")
+    assert done.stderr.endswith("; --no-demo does without it\n")
     assert "Traceback" not in done.stderr
 
 

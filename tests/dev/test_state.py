@@ -6,11 +6,11 @@ import os
 import stat
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 
+from tests.support.processes import runs
 from tollgate.commands import UserError
 from tollgate.dev.state import StateDirectory
 
@@ -69,8 +69,8 @@ def test_a_new_owner_waits_for_what_a_killed_one_left(tmp_path: Path) -> None:
     first.close()
 
     second = StateDirectory.open(tmp_path)
-    threading.Thread(target=guard.wait).start()  # reaps it: a zombie still has an entry in /proc
     second.begin()
-    assert guard.returncode == 0
+    assert not runs(guard.pid)
+    guard.wait()
     assert not second.info_file.exists()
     second.close()

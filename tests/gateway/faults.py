@@ -49,7 +49,10 @@ class Relay:
         if self.is_away:
             return
         async with await connect(*self._behind) as server:
-            directions = [asyncio.create_task(self._copy(client, server)), asyncio.create_task(self._copy(server, client))]
+            directions = [
+                asyncio.create_task(self._copy(client, server)),
+                asyncio.create_task(self._copy(server, client)),
+            ]
             try:
                 await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
             finally:

@@ -253,6 +253,16 @@ async def test_the_request_body_waits_until_there_is_an_upstream_and_then_passes
     assert (upstream.heard, ex.bytes_in, ex.body_done) == ([b"two!", ("end", b"X-Sum: 1\r\n")], 7, True)
 
 
+async def test_a_request_body_that_is_too_large_goes_no_further() -> None:
+    ex, _ = exchange()
+    ex.body_done, ex.max_body = False, 5
+    ex.upstream = upstream = Upstream()  # type: ignore[assignment]
+    ex.body_data(b"one")
+    ex.body_data(b"two")
+    ex.body_end()
+    assert (upstream.heard, ex.bytes_in) == ([b"one"], 6)
+
+
 async def test_the_response_body_is_counted_and_handed_on() -> None:
     ex, client = exchange()
     ex.response_data(b"abc")

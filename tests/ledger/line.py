@@ -16,6 +16,8 @@ class Line:
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._port = 0
+        self._flows = asyncio.Event()
+        self._flows.set()
 
     @property
     def url(self) -> str:
@@ -31,10 +33,15 @@ class Line:
         """Break every connection and refuse new ones."""
         if self._server is not None:
             self._server.close()
+            self._flows.set()
             for writer in self._writers:
                 writer.transport.abort()
             await self._server.wait_closed()
             self._server = None
+
+    def freeze(self) -> None:
+        """From now on nothing passes and nothing breaks: the server hangs. `cut` ends it."""
+        self._flows.clear()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         back, forth = await asyncio.open_connection(self._target.hostname, self._target.port)
@@ -47,6 +54,7 @@ class Line:
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         try:
             while data := await source.read(65_536):
+                await self._flows.wait()
                 sink.write(data)
                 await sink.drain()
         except OSError:

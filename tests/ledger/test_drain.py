@@ -104,8 +104,10 @@ async def new_worker(
         return workers[-1]
 
     yield make
+    ended = [worker.running for worker in workers if worker.running.done() and not worker.running.cancelled()]
     for worker in workers:
         await worker.kill()
+    assert [task.exception() for task in ended] == [None] * len(ended)
 
 
 async def test_events_go_from_the_stream_into_the_ledger(
@@ -353,3 +355,21 @@ async def test_an_idle_worker_knows_whether_postgres_is_there(
         await line.mend()
         await until(lambda: _says(worker.postgres, "up"))
         await worker.finish()
+
+
+async def test_a_redis_that_stalls_is_given_up_on_and_what_it_handed_out_meanwhile_is_read_again(
+    ledger: asyncpg.Connection, redis: Redis, new_worker: NewWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ledger.stream._DEADLINE_S", 0.1)
+    worker = new_worker("a")
+    await until(lambda: _says(worker.redis, "up"))
+
+    await redis.client_pause(500)  # commands wait, and are carried out for a client that has hung up
+    await asyncio.gather(
+        send(redis, *(fact() for _ in range(30))),
+        until(lambda: _says(worker.redis, "TimeoutError")),
+    )
+    await until(lambda: _is_empty(redis))
+
+    assert (await books.read(ledger)).meters["requests"] == 30
+    assert worker.redis.is_up

@@ -365,6 +365,33 @@ async def test_two_workers_with_the_same_entries_count_each_once(
     assert count("tollgate_duplicates_total") == 900
 
 
+SLOWLY = """
+CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.02); RETURN NEW; END $$;
+CREATE TRIGGER slowly BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION slowly();
+"""
+
+
+@pytest.mark.parametrize(
+    ("table", "different"),
+    [
+        ("customers", lambda n: {"customer": None, "external": f"user-{n}"}),
+        ("usage_idempotency", lambda n: {"idem": f"order-{n}"}),
+        ("usage_events", lambda n: {"id": f"{NOW_MS:012x}{0x7000_8000_0000_0000_0000 + n:020x}"}),
+        ("usage_hourly", lambda n: {"customer": f"cus_{n}"}),
+    ],
+)
+async def test_workers_that_meet_in_a_table_wait_and_never_deadlock(
+    table: str, different: Callable[[int], dict[str, Any]], ledger: asyncpg.Connection, new_writer: Callable[[], Writer]
+) -> None:
+    """The same rows in opposite orders, slowly enough to meet in the middle."""
+    await ledger.execute(SLOWLY.format(table=table))
+    batches = [[entry(fact() | different(n)) for n in order] for order in (range(8), reversed(range(8)))]
+
+    await asyncio.gather(*(new_writer().store(batch) for batch in batches))
+
+    assert (await books.read(ledger)).events == (8 if table in ("usage_events", "usage_idempotency") else 16)
+
+
 async def _blocked_backend(ledger: asyncpg.Connection) -> int:
     """The process id of the server's backend that waits for a lock."""
     async with asyncio.timeout(5):

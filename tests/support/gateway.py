@@ -71,6 +71,7 @@ class InProcessGateway:
         gateway = self.gateway
         await gateway.limiter.drain(1.0)
         gateway.pools.close()
+        await gateway.tokens.close()
         await gateway.snapshot.close()
         await gateway.limiter.redis.close()
         self._beat.cancel()
@@ -196,12 +197,13 @@ class Books:
         self._redis = client
 
     async def events(self) -> list[dict[str, Any]]:
-        """All usage events, oldest first."""
+        """All usage events in the order they were settled (per customer; over all, to the millisecond)."""
         found = []
         for shard in range(SHARDS):
-            for _, entry in await self._redis.xrange(names.usage_stream(shard)):
-                found.append(orjson.loads(entry[b"e"]))
-        return sorted(found, key=lambda event: (event["at"], event["id"]))
+            for entry_id, entry in await self._redis.xrange(names.usage_stream(shard)):
+                ms, _, sequence = entry_id.partition(b"-")
+                found.append((int(ms), int(sequence), orjson.loads(entry[b"e"])))
+        return [event for *_, event in sorted(found, key=lambda row: row[:2])]
 
     async def reservations(self) -> list[dict[str, Any]]:
         """What is held for requests that are not settled."""

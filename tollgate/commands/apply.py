@@ -28,7 +28,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--prune",
         action="store_true",
-        help="also delete routes, upstreams and tiers of the declared projects that are not in the file",
+        help="also delete routes, upstreams, issuers and tiers of the declared projects that are not in the file",
     )
     add_target_options(parser)
 

@@ -135,7 +135,7 @@ async def _rotate(connection: asyncpg.Connection, args: argparse.Namespace) -> s
 async def _key(connection: asyncpg.Connection, key_id: str) -> Key:
     from admin.keys import get_key
 
-    key = await get_key(connection, key_id)
+    key = await get_key(connection, key_id) if key_id.isascii() else None
     if key is None:
         raise UserError(f"there is no key {key_id!r}; `tollgate keys list` shows them")
     return key

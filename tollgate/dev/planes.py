@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from config.load import FILE_VARIABLE, PREFIX, to_environment
 from config.settings import Settings
@@ -31,10 +33,16 @@ def environment(settings: Settings) -> dict[str, str]:
     return {**inherited, **to_environment(settings), FILE_VARIABLE: os.devnull}
 
 
-def base_url(host: str, port: int) -> str:
+def base_url(host: str, port: int, scheme: str = "http") -> str:
     """Where a server that listens on `host` is reached from this machine."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def gateway_url(settings: Settings) -> str:
+    """Where clients on this machine reach the gateway."""
+    gateway = settings.gateway
+    return base_url(gateway.host, gateway.port, "http" if gateway.tls_certificate is None else "https")
 
 
 def with_admin_behind_gateway(settings: Settings) -> Settings:
@@ -47,11 +55,11 @@ def with_admin_behind_gateway(settings: Settings) -> Settings:
 
 def ready_urls(settings: Settings) -> dict[str, str]:
     """What each plane answers with 200 once it can work."""
-    gateway, admin, worker = settings.gateway, settings.admin, settings.worker
+    admin, worker = settings.admin, settings.worker
     return {
         "worker": base_url(worker.host, worker.metrics_port) + "/ready",
         "admin": base_url(admin.host, admin.port) + "/ready",
-        "gateway": base_url(gateway.host, gateway.port) + "/ready",
+        "gateway": gateway_url(settings) + "/ready",
     }
 
 
@@ -95,13 +103,17 @@ async def _end(child: Child) -> None:
 
 async def _is_ready(url: str) -> bool:
     """One GET without a client library: only the status counts, and the answer ends with the connection."""
-    authority, _, path = url.removeprefix("http://").partition("/")
-    host, _, port = authority.rpartition(":")
+    parts = urlsplit(url)
+    context = None
+    if parts.scheme == "https":  # our own child, on a name its certificate need not have
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
         async with asyncio.timeout(5):
-            reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+            reader, writer = await asyncio.open_connection(parts.hostname, parts.port, ssl=context)
             try:
-                writer.write(f"GET /{path} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n".encode())
+                request = f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n"
+                writer.write(request.encode())
                 return b" 200 " in await reader.readline()
             finally:
                 writer.close()

@@ -21,6 +21,7 @@ from typing import Any, Final
 import asyncpg
 from pydantic import SecretStr
 
+from admin.changes import Refused
 from config.load import Loaded
 from config.settings import Settings
 from tollgate.commands import UserError
@@ -78,13 +79,12 @@ class Stack:
             async with connected(postgres_url) as connection:
                 try:
                     self.demo = await demo.seed(connection, upstream_url, self._state.read_keys())
-                except asyncpg.PostgresError as error:
-                    raise UserError(f"the demo project could not be made: {error}") from None
+                except (Refused, asyncpg.PostgresError) as error:
+                    raise UserError(f"the demo project cannot be made: {error}; --no-demo does without it") from None
             self._state.write_keys(dict(self.demo.keys))
         if self._options.apply is not None:
             await self._apply(self._options.apply)
         await self.supervisor.start(*(self._plane(name) for name in ("worker", "admin", "gateway")))
-        self.refresh()
 
     async def down(self) -> None:
         """Stop everything in reverse order."""
@@ -178,7 +178,8 @@ async def _run(stack: Stack) -> None:
             stack.supervisor.hurry()
 
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(signum, interrupt)
+        if signum is not signal.SIGHUP or signal.getsignal(signum) is not signal.SIG_IGN:  # nohup stays nohup
+            loop.add_signal_handler(signum, interrupt)
     life = asyncio.create_task(_live(stack), name="stack")
     end = asyncio.create_task(interrupted.wait(), name="interrupt")
     try:

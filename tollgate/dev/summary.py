@@ -9,7 +9,7 @@ from typing import Any
 from config.redact import redact
 from config.settings import Settings
 from tollgate.dev.demo import CUSTOMER, PROJECT, Demo
-from tollgate.dev.planes import base_url
+from tollgate.dev.planes import base_url, gateway_url
 
 
 def info(settings: Settings, demo: Demo | None, pids: Mapping[str, Any]) -> dict[str, Any]:
@@ -17,7 +17,7 @@ def info(settings: Settings, demo: Demo | None, pids: Mapping[str, Any]) -> dict
     no process id."""
     gateway, admin, worker = settings.gateway, settings.admin, settings.worker
     return {
-        "gateway": base_url(gateway.host, gateway.port),
+        "gateway": gateway_url(settings),
         "admin": base_url(admin.host, admin.port),
         "metrics": {
             "gateway": base_url(gateway.host, gateway.metrics_port) + "/metrics",

@@ -77,7 +77,7 @@ async def test_an_answer_is_kept_for_a_day(world: World) -> None:
     assert len(await kept(world)) == 1
 
 
-@pytest.mark.parametrize("key", ["", " ", "a b", "é", "x" * 256])
-async def test_a_key_that_is_none_is_refused(world: World, key: str) -> None:
-    answer = await world.test.post(TIERS, GOLD, Idempotency_Key=key)
-    assert (answer.status, list(answer.errors)) == (422, ["Idempotency-Key"])
+async def test_a_key_that_is_none_is_refused(world: World) -> None:
+    for key in ("", " ", "a b", "é", "x" * 256):
+        answer = await world.test.post(TIERS, GOLD, Idempotency_Key=key)
+        assert (answer.status, list(answer.errors)) == (422, ["Idempotency-Key"])

@@ -9,14 +9,15 @@ import pytest
 from admin.app import ENDPOINTS
 from tests.admin.api.conftest import Client, World
 
-TABLES = ("projects", "tiers", "tier_quotas", "customers", "subscriptions", "upstreams", "routes", "keys")
+TABLES = ("projects", "tiers", "tier_quotas", "customers", "subscriptions", "issuers", "upstreams", "routes", "keys")
 BODIES: dict[str, Any] = {
     "tiers": {"title": "x"},
     "customers": {"name": "x"},
+    "issuers": {},
     "upstreams": {},
     "routes": {"retries": 0},
 }
-BY_MODE = ("tiers", "customers", "keys")
+BY_MODE = ("tiers", "customers", "issuers", "keys")
 BY_PROJECT = (*BY_MODE, "upstreams", "routes")
 
 
@@ -26,7 +27,8 @@ async def everything(world: World) -> dict[str, Any]:
 
 
 async def objects(world: World, plural: str, project_id: str, mode: str | None = None) -> list[str]:
-    where = "" if mode is None else f" AND mode = '{mode}'"
+    column = "spec ->> 'mode'" if plural == "issuers" else "mode"
+    where = "" if mode is None else f" AND {column} = '{mode}'"
     rows = await world.pg.fetch(f"SELECT id FROM {plural} WHERE project_id = $1{where}", project_id)
     return [row["id"] for row in rows]
 

@@ -60,16 +60,19 @@ async def test_what_is_made_or_deleted_between_pages_disturbs_nothing(world: Wor
     assert set(before[:-1]) <= set(seen)
 
 
-@pytest.mark.parametrize("limit", ["0", "101", "-1", "1.5", "x", "", "１", "1000000000000"])
-async def test_limits_that_are_none(world: World, limit: str) -> None:
-    answer = await world.test.get(f"{CUSTOMERS}?limit={limit}")
-    assert (answer.status, list(answer.errors)) == (422, ["limit"])
+async def test_limits_that_are_none(world: World) -> None:
+    for limit in ("0", "101", "-1", "1.5", "x", "", "１", "1000000000000"):
+        answer = await world.test.get(f"{CUSTOMERS}?limit={limit}")
+        assert (answer.status, list(answer.errors)) == (422, ["limit"])
 
 
-@pytest.mark.parametrize(
-    "cursor",
-    ["", "x", "é", "%00", base64.urlsafe_b64encode(b"'; --").decode(), base64.urlsafe_b64encode(b"\0").decode()],
-)
-async def test_cursors_that_are_none(world: World, cursor: str) -> None:
-    answer = await world.test.get(f"{CUSTOMERS}?cursor={cursor}")
-    assert (answer.status, list(answer.errors)) == (422, ["cursor"])
+async def test_cursors_that_are_none(world: World) -> None:
+    for cursor in (
+        "",
+        "x",
+        "é",
+        "%00",
+        *(base64.urlsafe_b64encode(text).decode() for text in (b"'; --", b"\0", b"\xff")),
+    ):
+        answer = await world.test.get(f"{CUSTOMERS}?cursor={cursor}")
+        assert (answer.status, list(answer.errors)) == (422, ["cursor"])

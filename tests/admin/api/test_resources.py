@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from tests.admin.declared import audit, revision
 NEW: dict[str, dict[str, Any]] = {
     "tiers": {"name": "gold", "price_minor": 100, "quotas": {"requests": 5, "tokens": None}},
     "customers": {"external_id": "eve", "email": "Eve@example.com", "tier": "pro"},
+    "issuers": {"name": "partner", "issuer": "https://partner.example", "jwks_url": "https://partner.example/keys"},
     "upstreams": {"name": "other", "targets": ["https://api.example.com/base"]},
     "routes": {"name": "new", "path": "/new/*", "upstream": "api", "methods": ["POST", "GET"]},
 }
@@ -29,12 +29,14 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "default": False,
     },
     "customers": {"external_id": "eve", "email": "eve@example.com", "tier": "pro", "origin": "declared"},
+    "issuers": {"name": "partner", "issuer": "https://partner.example", "audiences": [], "leeway_s": 30},
     "upstreams": {"name": "other", "targets": [{"url": "https://api.example.com/base", "weight": 1}]},
     "routes": {"name": "new", "path": "/new/*", "upstream": "api", "methods": ["GET", "POST"], "auth": "key"},
 }
 CHANGE: dict[str, dict[str, Any]] = {
     "tiers": {"price_minor": 200},
     "customers": {"name": "Eve"},
+    "issuers": {"leeway_s": 5},
     "upstreams": {"connect_timeout_ms": 7},
     "routes": {"path": "/newer/*"},
 }
@@ -53,6 +55,12 @@ INVALID: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
         {
             "external_id": "expected 1 to 200 printable ASCII characters without spaces, got 'a b'",
             "emial": "unknown field; did you mean 'email'?",
+        },
+    ),
+    "issuers": (
+        {"name": "x", "issuer": "x", "jwks_url": "http://id.example/keys"},
+        {
+            "jwks_url": "expected https://…: whoever can change this answer can sign tokens (http only to loopback)",
         },
     ),
     "upstreams": (
@@ -184,31 +192,30 @@ async def test_a_new_default_tier_takes_over(world: World) -> None:
     assert {tier["name"]: tier["default"] for tier in tiers} == {"basic": True, "pro": False, "free": False}
 
 
-@pytest.mark.parametrize("object_id", ["tier_0", "nope", "%00", "tier_%2e%2e", "TIER_1", "tier_" + "0" * 500])
-async def test_ids_that_are_none(world: World, object_id: str) -> None:
-    assert (await world.test.get(f"/api/v1/tiers/{object_id}")).code == "not_found"
+async def test_ids_that_are_none(world: World) -> None:
+    for object_id in ("tier_0", "nope", "%00", "tier_%2e%2e", "TIER_1", "tier_" + "0" * 500):
+        assert (await world.test.get(f"/api/v1/tiers/{object_id}")).code == "not_found"
 
 
-NAUGHTY = ["a\u0000b", "line\nbreak", "x" * 201, ""]
+async def test_text_that_cannot_be_stored_is_refused(world: World) -> None:
+    for title in ("a\u0000b", "line\nbreak", "x" * 201, ""):
+        answer = await world.test.post("/api/v1/tiers", {"name": "gold", "title": title, "features": {title: title}})
+        assert answer.status == 422
+        assert "title" in answer.errors
 
 
-@pytest.mark.parametrize("title", NAUGHTY, ids=repr)
-async def test_text_that_cannot_be_stored_is_refused(world: World, title: str) -> None:
-    answer = await world.test.post("/api/v1/tiers", {"name": "gold", "title": title, "features": {title: title}})
-    assert answer.status == 422
-    assert "title" in answer.errors
+async def test_text_is_kept_as_it_is(world: World) -> None:
+    for index, title in enumerate(("日本 🎈", "'; DROP TABLE tiers; --", "<script>", "\u202eevil", "%s {0} $1 \\")):
+        body = {"name": f"t{index}", "title": title, "features": {title: title}}
+        made = await world.test.post("/api/v1/tiers", body)
+        assert (made.json["title"], made.json["features"]) == (title, {title: title})
 
 
-@pytest.mark.parametrize("title", ["日本 🎈", "'; DROP TABLE tiers; --", "<script>", "\u202eevil", "%s {0} $1 \\"])
-async def test_text_is_kept_as_it_is(world: World, title: str) -> None:
-    made = await world.test.post("/api/v1/tiers", {"name": "gold", "title": title, "features": {title: title}})
-    assert (made.json["title"], made.json["features"]) == (title, {title: title})
-
-
-@pytest.mark.parametrize(
-    "field", [{"price_minor": 2**63}, {"spend_cap_minor": 2**70}, {"features": {"a": 2**64}}, {"trial_days": 10**9}]
-)
-async def test_numbers_that_are_too_large_are_refused(world: World, field: dict[str, Any]) -> None:
-    body = json.dumps({"name": "gold", **field})
-    answer = await world.test.post("/api/v1/tiers", body, Content_Type="application/json")
-    assert answer.status == 422, answer.text
+async def test_numbers_that_are_too_large_are_refused(world: World) -> None:
+    for field in (
+        '"price_minor": 1e400',
+        '"price_minor": 9223372036854775808',
+        '"features": {"a": 18446744073709551616}',
+    ):
+        answer = await world.test.post("/api/v1/tiers", f'{{"name": "gold", {field}}}', Content_Type="application/json")
+        assert answer.status in (400, 422), answer.text

@@ -4,34 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from tests.admin.api.conftest import World
 
 TIERS = "/api/v1/tiers"
 JSON = "application/json"
 
 
-@pytest.mark.parametrize(
-    ("body", "content_type", "status", "detail"),
-    [
-        ("{}", "text/plain", 415, "Send the body as application/json."),
-        ("name=x", "application/x-www-form-urlencoded", 415, "Send the body as application/json."),
-        ("", JSON, 400, "The body is not JSON"),
-        ("{", JSON, 400, "The body is not JSON"),
-        ('{"a": NaN}', JSON, 400, "The body is not JSON"),
-        (b'{"name": "\xff"}', JSON, 400, "The body is not JSON"),
-        ('{"name": "\\ud800"}', JSON, 400, "The body is not JSON"),
-        ("[" * 50_000, JSON, 400, "The body is not JSON"),
-        ("[]", JSON, 422, "The body must be a JSON object."),
-        ("null", JSON, 422, "The body must be a JSON object."),
-        ('{"name": "' + "x" * 70_000 + '"}', JSON, 413, "The request body is larger than allowed here."),
-    ],
-)
-async def test_bodies_that_are_refused(world: World, body: Any, content_type: str, status: int, detail: str) -> None:
-    answer = await world.test.post(TIERS, body, Content_Type=content_type)
-    assert answer.status == status
-    assert answer.json["detail"].startswith(detail)
+REFUSED: list[tuple[Any, str, int, str]] = [
+    ("{}", "text/plain", 415, "Send the body as application/json."),
+    ("name=x", "application/x-www-form-urlencoded", 415, "Send the body as application/json."),
+    ("", JSON, 400, "The body is not JSON"),
+    ("{", JSON, 400, "The body is not JSON"),
+    ('{"a": NaN}', JSON, 400, "The body is not JSON"),
+    (b'{"name": "\xff"}', JSON, 400, "The body is not JSON"),
+    ('{"name": "\\ud800"}', JSON, 400, "The body is not JSON"),
+    ("[" * 50_000, JSON, 400, "The body is not JSON"),
+    ("[]", JSON, 422, "The body must be a JSON object."),
+    ("null", JSON, 422, "The body must be a JSON object."),
+    ('{"name": "' + "x" * 70_000 + '"}', JSON, 413, "The request body is larger than allowed here."),
+]
+
+
+async def test_bodies_that_are_refused(world: World) -> None:
+    for body, content_type, status, detail in REFUSED:
+        answer = await world.test.post(TIERS, body, Content_Type=content_type)
+        assert answer.status == status, body
+        assert answer.json["detail"].startswith(detail)
 
 
 async def test_a_charset_is_fine(world: World) -> None:
@@ -39,10 +37,10 @@ async def test_a_charset_is_fine(world: World) -> None:
     assert answer.status == 201
 
 
-@pytest.mark.parametrize("query", ["limt=5", "limit=5&limit=6", "dry_run=true"])
-async def test_query_parameters_that_are_refused(world: World, query: str) -> None:
-    answer = await world.test.get(f"{TIERS}?{query}")
-    assert (answer.status, answer.code) == (422, "invalid")
+async def test_query_parameters_that_are_refused(world: World) -> None:
+    for query in ("limt=5", "limit=5&limit=6", "dry_run=true"):
+        answer = await world.test.get(f"{TIERS}?{query}")
+        assert (answer.status, answer.code) == (422, "invalid")
 
 
 async def test_methods_and_paths_that_are_not_there(world: World) -> None:

@@ -31,6 +31,8 @@ async def test_the_first_time_makes_everything(pg: PG) -> None:
         "created tier free test",
         "created tier pro live",
         "created tier free live",
+        "created issuer staging test",
+        "created issuer sign-in live",
         "created upstream api",
         "created route all",
         "created route read",
@@ -188,6 +190,8 @@ async def test_prune_deletes_what_is_absent_and_never_customers(pg: PG) -> None:
     assert brief(changes) == [
         "updated tier free test",
         "updated tier free live",
+        "deleted issuer staging test",
+        "deleted issuer sign-in live",
         "deleted route all",
         "deleted route read",
         "deleted upstream api",
@@ -292,8 +296,8 @@ async def test_everything_leaves_an_audit_row(pg: PG) -> None:
     await apply(pg, shop(), actor=ACTOR)
     changes = await apply(pg, shop(**{'targets: ["http://127.0.0.1:9001", ': "targets: ["}), actor="key:key_1")
     rows = await audit(pg)
-    assert len(rows) == 12
-    assert {row["actor"] for row in rows[:11]} == {ACTOR}
+    assert len(rows) == 14
+    assert {row["actor"] for row in rows[:13]} == {ACTOR}
     assert {row["project_id"] for row in rows} == {await project_id(pg)}
     last = rows[-1]
     assert (last["actor"], last["action"], last["noun"]) == ("key:key_1", "updated", "upstream")
@@ -317,7 +321,7 @@ async def test_two_at_once_make_one_of_everything(pg: PG, postgres_url: str) -> 
     finally:
         for connection in connections:
             await connection.close()
-    assert sorted(len(changes) for changes in done) == [0, 0, 0, 11]
+    assert sorted(len(changes) for changes in done) == [0, 0, 0, 13]
     assert await pg.fetchval("SELECT count(*) FROM tiers") == 4
 
 
@@ -354,3 +358,30 @@ async def test_a_thousand_customers(pg: PG) -> None:
     changes = await apply(pg, declaration, actor=ACTOR, modes=(Mode.TEST,))
     assert len(changes) == 1002
     assert await apply(pg, declaration, actor=ACTOR, modes=(Mode.TEST,)) == []
+
+
+async def test_an_issuer_belongs_to_one_mode(pg: PG) -> None:
+    await apply(pg, shop(), actor=ACTOR)
+    with pytest.raises(Refused, match="there is a test issuer 'staging' for the same name already") as caught:
+        await apply(pg, shop(**{", mode: test}": "}"}), actor=ACTOR)
+    assert caught.value.path == ("projects", 0, "issuers", 0, "name")
+    changes = await apply(pg, shop(**{", mode: test}": "}"}), actor=ACTOR, prune=True)
+    assert brief(changes) == ["deleted issuer staging test", "created issuer staging live"]
+
+
+async def test_an_issuer_has_one_name(pg: PG) -> None:
+    await apply(pg, shop(), actor=ACTOR)
+    other = "{name: x, issuer: 'https://id.example', jwks_url: 'https://x/', mode: test}"
+    with pytest.raises(Refused, match="there is a live issuer 'sign-in' for the same issuer already"):
+        await apply_text(pg, f"projects: [{{name: Shop, issuers: [{other}]}}]")
+
+
+async def test_narrowed_to_a_mode_the_issuers_of_the_other_are_untouched(pg: PG) -> None:
+    await apply(pg, shop(), actor=ACTOR)
+    changes = await apply_text(
+        pg,
+        "projects: [{name: Shop, tiers: [{name: pro}, {name: free, default: true}], upstreams: [], routes: []}]",
+        prune=True,
+        modes=(Mode.TEST,),
+    )
+    assert [c for c in brief(changes) if "issuer" in c] == ["deleted issuer staging test"]

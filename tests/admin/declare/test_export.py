@@ -44,6 +44,16 @@ projects:
       - external_id: bob
         modes:
           - test
+    issuers:
+      - name: staging
+        issuer: https://staging.example
+        jwks_url: https://staging.example/keys
+        mode: test
+      - name: sign-in
+        issuer: https://id.example
+        jwks_url: https://id.example/keys
+        audiences:
+          - shop
     upstreams:
       - name: api
         targets:
@@ -103,6 +113,15 @@ projects:
       - {external_id: "true", tier: "123"}
       - {external_id: "x{y}", tier: "123", modes: [live]}
       - {external_id: "x{y}", name: other, modes: [test]}
+    issuers:
+      - name: i
+        issuer: "null"
+        jwks_url: http://127.0.0.1:1/k?a=b
+        audiences: ["1", "true"]
+        leeway_s: 0
+        algorithms: [EdDSA, RS256]
+        claims: {customer: /a~1b/c, tier: "https://x/y", scopes: null}
+        mode: test
     upstreams:
       - {name: u, targets: ["http://[::1]:80/a"], connect_timeout_ms: 1, keepalive_ms: 0, max_connections: 1}
     routes:
@@ -126,7 +145,7 @@ projects:
 
 
 async def test_what_is_awkward_survives_the_round_trip(pg: PG) -> None:
-    assert len(await apply_text(pg, AWKWARD)) == 11
+    assert len(await apply_text(pg, AWKWARD)) == 12
     assert await apply_text(pg, AWKWARD, prune=True) == []
     text = await export(pg)
     assert await apply_text(pg, text, prune=True) == []

@@ -18,7 +18,12 @@ NOW = 1_000_000.0
 
 
 def refused(
-    key: Principal, *lines: str, method: bytes = b"GET", ip: str = "10.0.0.1", scopes: tuple[str, ...] = (), **other: Any
+    key: Principal,
+    *lines: str,
+    method: bytes = b"GET",
+    ip: str = "10.0.0.1",
+    scopes: tuple[str, ...] = (),
+    **other: Any,
 ) -> Problem | None:
     fields = parse_fields("".join(line + "\r\n" for line in (*lines, "")).encode(), 20)
     return refusal(key, other.get("on", route(scopes=scopes)), method, fields, ip, NOW)
@@ -33,7 +38,9 @@ def test_a_revoked_key_may_nothing() -> None:
     assert refused(principal(is_revoked=True, expires_at=NOW - 1)) is problems.KEY_REVOKED
 
 
-@pytest.mark.parametrize(("expires_in", "expected"), [(0.001, None), (0.0, problems.KEY_EXPIRED), (-9, problems.KEY_EXPIRED)])
+@pytest.mark.parametrize(
+    ("expires_in", "expected"), [(0.001, None), (0.0, problems.KEY_EXPIRED), (-9, problems.KEY_EXPIRED)]
+)
 def test_a_key_expires_at_its_moment(expires_in: float, expected: Problem | None) -> None:
     assert refused(principal(expires_at=NOW + expires_in)) is expected
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.limits.decide import denial_of, limit_headers
+from gateway.limits.decide import denial_of, later, limit_headers
 from ledger import problems
 from tests.gateway.nouns import NOW, plan, principal, tier
 
@@ -69,6 +69,13 @@ def test_a_full_window_is_refused_until_its_oldest_request_leaves(
     assert (denial.problem, denial.violated, denial.limit, denial.used) == (problems.RATE_LIMITED, "minute", 5, 5)
     assert (denial.wait_s, stands) == (wait_s, stands_s)
     assert f'RateLimit: "minute";r=0;t={wait_s}, "requests";r=983;t={TO_APRIL_S}' in lines(denial.headers)
+
+
+def test_a_refusal_that_is_remembered_counts_down() -> None:
+    made = plan(tier(5))
+    reply = [1, NOW_MS, 5, NOW_MS - 20_000]
+    assert [denial_of(made, later(reply, s))[0].wait_s for s in (0, 0.9, 1.1, 39.5)] == [40, 40, 39, 1]
+    assert b'"minute";r=0;t=39' in denial_of(made, later(reply, 1.1))[0].headers
 
 
 def test_the_limit_that_refused_is_named() -> None:

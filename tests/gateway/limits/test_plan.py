@@ -53,9 +53,7 @@ def test_every_limit_that_applies_is_in_the_plan() -> None:
 def test_without_a_customer_the_project_is_counted() -> None:
     made = plan(key=principal())
     assert made.windows == ()
-    assert [q.key for q in made.quotas] == [
-        names.quota(OF_PROJECT, f"live:{PROJECT}", "requests", seconds(2026, 3, 1))
-    ]
+    assert [q.key for q in made.quotas] == [names.quota(OF_PROJECT, f"live:{PROJECT}", "requests", seconds(2026, 3, 1))]
     assert made.header_format == b""
 
 
@@ -91,9 +89,7 @@ def test_the_admission_is_a_command_that_only_lacks_its_reservation() -> None:
 
 @pytest.mark.parametrize("external", ["ada", 'quote " and \\', "ü\u2028\U0001f600"])
 def test_what_is_held_is_json_that_names_who_and_how_much(external: str) -> None:
-    made = plan(
-        who=customer(tier(requests=9), external_id=external, is_known=False), key=principal(), on=route()
-    )
+    made = plan(who=customer(tier(requests=9), external_id=external, is_known=False), key=principal(), on=route())
     assert orjson.loads(b'{"id":"x","at":1,' + made.hold) == {
         "id": "x",
         "at": 1,

@@ -37,6 +37,13 @@ def test_what_was_never_admitted_gives_nothing_back(scripts: Scripts) -> None:
     assert scripts.everything() == {}
 
 
+def test_a_counter_that_has_expired_is_not_brought_back(scripts: Scripts) -> None:
+    scripts.admit(ASK, EVENT)
+    scripts.redis.delete("q")
+    scripts.settle((EVENT, "", {"q": -4, "tokens": -100}))
+    assert scripts.everything() == {b"tokens": b"0"}
+
+
 def test_a_batch_settles_each_of_its_entries(scripts: Scripts) -> None:
     ids = [f"{n:032x}" for n in range(5)]
     for event_id in ids:

@@ -108,7 +108,14 @@ def test_underscores_as_such_pass() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["RateLimit: x", "RateLimit-Policy: x", "X-RateLimit-Limit: 5", "X-RateLimit-Remaining: 5", "X-RateLimit-Reset: 5", "X-Request-Id: theirs"],
+    [
+        "RateLimit: x",
+        "RateLimit-Policy: x",
+        "X-RateLimit-Limit: 5",
+        "X-RateLimit-Remaining: 5",
+        "X-RateLimit-Reset: 5",
+        "X-Request-Id: theirs",
+    ],
 )
 def test_what_only_the_gateway_says_is_not_said_by_an_upstream(line: str) -> None:
     assert returned(line, "Server: theirs", "Set-Cookie: a=1") == ["Server: theirs", "Set-Cookie: a=1"]

@@ -15,7 +15,7 @@ class _KeepAlive(WSGIRequestHandler):
 
 def main() -> None:
     logging.disable(logging.WARNING)
-    from httpbin import app  # type: ignore[import-untyped]  # imported here because it logs while it is
+    from httpbin import app  # not before logging is off: it logs while it is imported
 
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=_KeepAlive)
     child.announce(server.server_port)
