@@ -84,6 +84,13 @@ class WorkerSettings(_Section):
     reclaim_after_ms: Milliseconds = Field(
         default=10_000, description="pending entries of a silent consumer are taken over after"
     )
+    sweep_interval_ms: Milliseconds = Field(
+        default=10_000, description="how often reservations of dead gateways are looked for"
+    )
+    orphan_policy: Literal["charge_estimate", "release"] = Field(
+        default="charge_estimate",
+        description="what becomes of a request whose gateway died: charge what was held, or not",
+    )
     partitions_ahead: int = Field(default=3, ge=1, le=24, description="monthly partitions made ahead")
 
 

@@ -64,6 +64,7 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_body",
+        "_body_timeout",
         "_buffer",
         "_chunked_out",
         "_close_after",
@@ -93,6 +94,7 @@ class ClientConnection(asyncio.Protocol):
         self._door = door
         self._limits = door.settings
         self._idle_timeout = door.settings.idle_timeout_ms / 1000
+        self._body_timeout = door.settings.body_timeout_ms / 1000
         self._transport: asyncio.Transport | None = None
         self._state = _HEAD
         self._buffer: bytes | bytearray = b""
@@ -154,19 +156,19 @@ class ClientConnection(asyncio.Protocol):
             ex.deadline = self._now() + ex.read_timeout
             ex.upstream.resume_reading()
         elif ex is None and self._state == _HEAD and self._buffer:
+            self._read_on()
             self._soon()
 
     def data_received(self, data: bytes) -> None:
         if self._state == _HEAD:
             head = self._head
-            if head is not None and not self._buffer and not self._write_paused and data.startswith(head):
-                self._begin(data[len(head) :])  # the same head as before, to the byte
+            if self._write_paused:
+                self._keep(data)
             elif self._buffer:
                 self._buffer += data
-                if not self._write_paused:
-                    self._read_request(self._buffer)
-            elif self._write_paused:
-                self._buffer = bytearray(data)
+                self._read_request(self._buffer)
+            elif head is not None and data.startswith(head):
+                self._begin(data[len(head) :])  # the same head as before, to the byte
             else:
                 self._read_request(data)
         elif self._state == _TUNNEL:
@@ -195,6 +197,7 @@ class ClientConnection(asyncio.Protocol):
                 if not self._buffer:
                     self._buffer = bytearray(data)
                     self.deadline = self._now() + limits.head_timeout_ms / 1000
+                self.resume_reading()
                 return
             start_line, block = split_head(data, 0, end)
             line, fields = self._last_line, self._last_fields
@@ -227,6 +230,8 @@ class ClientConnection(asyncio.Protocol):
         elif fields.chunked:
             self._body, self._decoder = _CHUNKED, ChunkedDecoder()
             ex.body_done = False
+        if self._body != _NO_BODY:
+            ex.deadline = self._now() + self._body_timeout
         if rest:
             if self._body == _NO_BODY:
                 self._keep(rest)
@@ -239,7 +244,7 @@ class ClientConnection(asyncio.Protocol):
     def _read_body(self, data: bytes) -> None:
         ex = self._ex
         assert ex is not None
-        ex.deadline = self._now() + self._limits.body_timeout_ms / 1000
+        ex.deadline = self._now() + self._body_timeout
         if self._body == _LENGTH:
             size = len(data)
             if size < self._left:
@@ -269,36 +274,41 @@ class ClientConnection(asyncio.Protocol):
                     self._keep(decoder.leftover)
                 trailers = decoder.trailers
                 ex.body_end(b"".join([item[2] for item in trailers.items]) if trailers is not None else b"")
+        if ex.body_done:
+            ex.deadline = self._now() + ex.read_timeout
         if 0 <= ex.max_body < ex.bytes_in:
             ex.throw(BodyTooLarge())
         elif ex.upstream is None and ex.bytes_in > WAITING_HIGH and not ex.body_done:
             self.pause_reading()
 
     def _keep(self, data: bytes) -> None:
-        """Bytes of a later request: they wait."""
+        """Bytes of a later request: they wait, and so does who sends too many of them."""
         self._buffer = bytearray(self._buffer + data)
         if len(self._buffer) > WAITING_HIGH:
             self.pause_reading()
 
+    def _read_on(self) -> None:
+        """Read further, unless there is enough to do for now."""
+        if len(self._buffer) <= WAITING_HIGH:
+            self.resume_reading()
+
     def _refuse(self, problem: Problem, detail: str) -> None:
-        """Answer what cannot be read any further, and close."""
+        """Answer what cannot be read any further, and close; a request that has begun is broken off."""
         self._door.gateway.metrics.admissions[Admission.MALFORMED] += 1
-        ex, self._ex = self._ex, None
+        ex = self._ex
+        if ex is not None and ex.response_started:
+            self.abort()
+            return
+        self._ex = None
         self._close_after = True
         self._body = _NO_BODY
-        if ex is not None:  # in the middle of a request body: whatever has begun is broken off
-            self._ex = ex
-            if ex.response_started or ex.upstream is not None:
-                self.abort()
-                return
-            self._ex = None
         now_ms = time.time_ns() // 1_000_000
-        stand_in = Exchange(self, _NO_LINE, _NO_FIELDS, uuid7_digits(now_ms), now_ms, time.monotonic_ns())
-        body = problem.body(stand_in.id.decode(), detail)
+        answered = ex or Exchange(self, _NO_LINE, _NO_FIELDS, uuid7_digits(now_ms), now_ms, time.monotonic_ns())
+        body = problem.body(answered.id.decode(), detail)
         headers = b"Content-Type: application/problem+json\r\n"
         if problem is problems.METHOD_NOT_ALLOWED:
             headers += b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
-        self.respond(stand_in, problem.status, headers, body)
+        self.respond(answered, problem.status, headers, body)
         self._linger()
         if ex is not None:
             ex.throw(ClientGone())
@@ -406,15 +416,24 @@ class ClientConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
+    def write_interim(self, lead: bytes) -> None:
+        """Pass an interim answer (103 Early Hints) on: its status line and fields."""
+        if self._transport is not None:
+            self._transport.write(lead + b"\r\n")
+
     def pause_reading(self) -> None:
         if self._transport is not None and not self._reading_paused:
             self._reading_paused = True
             self._transport.pause_reading()
+            if self._body != _NO_BODY and self._ex is not None:  # it is the upstream's turn
+                self._ex.deadline = self._now() + self._ex.read_timeout
 
     def resume_reading(self) -> None:
         if self._transport is not None and self._reading_paused:
             self._reading_paused = False
             self._transport.resume_reading()
+            if self._body != _NO_BODY and self._ex is not None:
+                self._ex.deadline = self._now() + self._body_timeout
 
     def abort(self) -> None:
         """Break off: an answer that has begun must not look complete."""
@@ -430,16 +449,15 @@ class ClientConnection(asyncio.Protocol):
         if self._transport is None or self._state == _CLOSED:
             return
         if self._close_after or self._body != _NO_BODY or self._door.gateway.is_draining:
-            if self._body == _NO_BODY and ex.body_done:
-                self._state = _CLOSED
-                self._transport.close()
+            if self._body == _NO_BODY and ex.body_done and not self._buffer:
+                self._close()
             else:
                 self._linger()
             return
         self._state = _HEAD
         self.deadline = self._door.gateway.clock.now + self._idle_timeout
         if self._reading_paused:
-            self.resume_reading()
+            self._read_on()
         if self._buffer and not self._write_paused:
             self.deadline = self._now() + self._limits.head_timeout_ms / 1000
             self._soon()
@@ -455,6 +473,13 @@ class ClientConnection(asyncio.Protocol):
     def _read_kept(self) -> None:
         if self._state == _HEAD and self._buffer and self._ex is None:
             self._read_request(self._buffer)
+
+    def _close(self) -> None:
+        """Close once the answer is sent; whoever does not take it is cut off."""
+        self._state = _CLOSED
+        self.deadline = self._now() + self._idle_timeout
+        if self._transport is not None:
+            self._transport.close()
 
     def _linger(self) -> None:
         """Close once the client has had time to read the answer: closing on unread bytes would reset the connection."""
@@ -485,9 +510,12 @@ class ClientConnection(asyncio.Protocol):
             return
         if self._state == _HEAD and self._buffer:
             self._refuse(problems.REQUEST_TIMEOUT, "The request head did not arrive in time.")
+        elif self._state == _HEAD:
+            self._close()
+        elif self._state == _LINGER and self._transport.get_write_buffer_size():
+            self._close()
         else:
-            self._state = _CLOSED
-            self._transport.abort() if self._state == _LINGER else self._transport.close()
+            self.abort()
 
     def drain(self) -> None:
         """The gateway stops: an idle connection closes now, a busy one after its answer."""
@@ -496,8 +524,9 @@ class ClientConnection(asyncio.Protocol):
 
 
 def _time_out(ex: Exchange) -> None:
-    ex.deadline = ex.total_deadline = 0.0
+    """The upstream took too long; while there is none yet, the deadline stands and connecting has one of its own."""
     if ex.upstream is not None:
+        ex.deadline = ex.total_deadline = 0.0
         ex.upstream.time_out()
 
 

@@ -225,10 +225,13 @@ async def connect(ex: Exchange, pool: Pool) -> UpstreamConnection:
     """A connection of a pool that has no idle one."""
     opening = pool.open()
     try:
-        return await opening
+        connection = await opening
     except (ClientGone, BodyTooLarge):
         pool.abandon(opening)
         raise
+    if not connection.is_usable():  # it was there, and is gone again
+        raise UpstreamBroken(problems.UPSTREAM_FAILED, "connection closed before it was used", was_connected=False)
+    return connection
 
 
 async def try_again(ex: Exchange, caller: Caller, broken: UpstreamBroken) -> Response:

@@ -23,7 +23,7 @@ from gateway.auth.extract import Absent, extract
 from gateway.bearers import bearer_of, is_token
 from gateway.callers import authenticate, customer_of, refusal_of
 from gateway.context import RETRY_SOON, Gateway, Refusal
-from gateway.exchange import ClientGone, suspend
+from gateway.exchange import BodyTooLarge, ClientGone, suspend
 from gateway.limits.decide import ADMITTED, COUNTED_BEFORE, denial_of, limit_headers
 from gateway.limits.plan import Plan, make_plan
 from gateway.metering.event import event_of
@@ -104,6 +104,9 @@ async def _data(gw: Gateway, ex: Exchange) -> None:
     plan = await _plan_of(gw, ex, {meter: quantity}, idem)
     if isinstance(plan, Refusal):
         return refuse(gw, ex, plan)
+    if idem is not None:
+        ex.status = 200
+        plan.late_event = _event(ex, plan, idem)
     if gw.limiter.is_full or not gw.limiter.ask(ex, plan):
         return refuse(gw, ex, Refusal(problems.LIMITS_UNAVAILABLE, RETRY_SOON, Admission.UNAVAILABLE))
     reply = await suspend()
@@ -116,11 +119,14 @@ async def _data(gw: Gateway, ex: Exchange) -> None:
     if reply[0] != ADMITTED:
         return _not_counted(gw, ex, plan, meter, reply)
     ex.status = 200
-    identity = plan.identity + (b',"idem":%b' % orjson.dumps(idem) if idem else b"")
-    event = event_of(ex, identity, b"{%b}" % plan.meters_json, Outcome.COUNTED, time.monotonic_ns())
-    gw.limiter.settle(ex, event, is_charged=True)
+    gw.limiter.settle(ex, _event(ex, plan, idem), is_charged=True)
     gw.metrics.admissions[Admission.ADMITTED] += 1
     ex.client.respond(ex, 200, _JSON + headers, _counted(plan, meter, used))
+
+
+def _event(ex: Exchange, plan: Plan, idem: str | None) -> bytes:
+    identity = plan.identity + (b',"idem":%b' % orjson.dumps(idem) if idem else b"")
+    return event_of(ex, identity, b"{%b}" % plan.meters_json, Outcome.COUNTED, time.monotonic_ns())
 
 
 def _not_counted(gw: Gateway, ex: Exchange, plan: Plan, meter: str, reply: list[int]) -> None:
@@ -197,6 +203,8 @@ async def _body(ex: Exchange) -> bytes | None:
         ex.upstream = collector
         try:
             await suspend()
+        except BodyTooLarge:
+            return None
         finally:
             ex.upstream = None
     return b"".join(ex.body_chunks)

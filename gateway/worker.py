@@ -45,7 +45,12 @@ def build_door(settings: Settings, name: str) -> Door:
     assert settings.redis_url is not None
     gateway = settings.gateway
     clock = Clock()
-    redis = RedisPipe(settings.redis_url.get_secret_value(), SCRIPTS, deadline=gateway.store_deadline_ms / 1000)
+    redis = RedisPipe(
+        settings.redis_url.get_secret_value(),
+        SCRIPTS,
+        deadline=gateway.store_deadline_ms / 1000,
+        greeting=[_sign_of_life(name)],  # before anything is held in this process's name
+    )
     snapshot = Snapshot(
         settings.postgres_url.get_secret_value(),
         deadline=gateway.lookup_deadline_ms / 1000,
@@ -66,6 +71,11 @@ def build_door(settings: Settings, name: str) -> Door:
     if gateway.admin_url is not None:
         context.admin = admin_route(gateway.admin_url)
     return Door(context, gateway, set())
+
+
+def _sign_of_life(name: str) -> tuple[str, ...]:
+    """The command that says for 15 seconds that this process lives; its reservations are swept once it is gone."""
+    return ("SET", names.gateway_alive(name), "alive", "EX", "15")
 
 
 class Worker:
@@ -127,7 +137,7 @@ class Worker:
     async def _beat(self, door: Door, redis: RedisPipe, name: str, certificate: Certificate | None) -> None:
         """What happens on the clock: deadlines, idle connections, backlog, sign of life, figures for the parent."""
         gateway = door.gateway
-        alive = encode(("SET", names.gateway_alive(name), "alive", "EX", "15"))
+        alive = encode(_sign_of_life(name))
         backlog = _Backlog(gateway.limiter, self._settings.stream_max_entries, gateway.shards)
         beats = 0
         while True:

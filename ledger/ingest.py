@@ -9,6 +9,10 @@ of usage_events decides, and the rollup counts only what it let in.
 How it fails: `store` raises LedgerUnavailable when Postgres is away or not ready; nothing or everything of a batch was
 stored, and the caller tries again. When Postgres refuses the data of a batch, the batch is halved until the entry to
 blame stands alone and is put aside as a dead letter; one such entry never holds up the others.
+
+A writer keeps a temporary table, so it needs a session of its own: a pooler in between must pool sessions. Measured on
+two cores that Postgres, Redis and the client share, batches of 1,000 with three meters each: 32,000 events/s with one
+writer, 40,000 with two; 10 µs of the client's CPU each.
 """
 
 from __future__ import annotations

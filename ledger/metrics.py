@@ -23,6 +23,9 @@ class IngestMetrics:
         self.reclaimed = Counter(
             "tollgate_reclaimed_total", "Stream entries taken over from silent consumers", registry=registry
         )
+        self.orphaned = Counter(
+            "tollgate_orphaned_total", "Reservations of dead gateways that were resolved", registry=registry
+        )
         self.stream_entries = Gauge("tollgate_stream_entries", "Usage events not stored yet", registry=registry)
         self.stream_lag = Gauge(
             "tollgate_stream_lag_seconds", "Age of the oldest usage event not stored yet", registry=registry

@@ -33,6 +33,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
 _METHOD = re.compile(r"[A-Z][A-Z-]{0,31}", re.ASCII)
 _HOST = re.compile(r"(?:\*\.)?[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?(?::\d{1,5})?", re.ASCII)
 _SEGMENT = r"(?:[A-Za-z0-9._~!$&'()+,;=:@-]+|\{[a-z][a-z0-9_]{0,31}\})"
+_PARAMETER = re.compile(r"\{[^{}/]*\}")
 _PATH = re.compile(rf"/(?:{_SEGMENT}/)*(?:\*|{_SEGMENT})?", re.ASCII)
 _HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}", re.ASCII)
 _URL = re.compile(r"https?://[\x21\x24-\x3e\x41-\x7e]+")  # printable ASCII without space, '"', '#', '?' and '@'
@@ -329,9 +330,14 @@ class RouteSpec(_Spec):
     on_store_failure: StoreFailure = StoreFailure.CLOSED
 
     @property
+    def pattern(self) -> str:
+        """The path without the names of its parameters: /users/{}."""
+        return _PARAMETER.sub("{}", self.path)
+
+    @property
     def serves(self) -> str:
         """What it matches, as text: two routes with the same text would answer the same requests."""
-        return f"{','.join(sorted(set(self.methods))) or 'any method'} {self.host or 'any host'}{self.path}"
+        return f"{','.join(sorted(set(self.methods))) or 'any method'} {self.host or 'any host'}{self.pattern}"
 
 
 class ProjectSpec(_Spec):

@@ -42,6 +42,7 @@ from ledger.names import usage_stream
 from ledger.partitions import ensure_partitions, trim_changes
 from ledger.stream import UsageStream
 from ledger.stream import connect as connect_redis
+from ledger.sweep import Sweeper
 
 LANES: Final = 2
 HOUSEKEEPING_S: Final = 3600.0
@@ -126,6 +127,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                     tasks.create_task(drain.run(stop), name=f"lane {number}")
                 tasks.create_task(_keep_house(connect, postgres, settings.worker.partitions_ahead, stop), name="house")
                 tasks.create_task(_watch_backlog(stream, metrics, stop), name="backlog")
+                sweeper = Sweeper(client, settings.redis_shards, settings.worker.orphan_policy)
+                interval_s = settings.worker.sweep_interval_ms / 1000
+                tasks.create_task(_keep_sweeping(sweeper, interval_s, metrics, stop), name="sweeper")
                 await stop.wait()
                 deadline.reschedule(asyncio.get_running_loop().time() + STOP_S)
         except TimeoutError:
@@ -175,6 +179,16 @@ async def _keep_house(connect: Connect, postgres: Dependency, ahead: int, stop: 
             await postgres.pause(stop)
         else:
             await wait(stop, HOUSEKEEPING_S)
+
+
+async def _keep_sweeping(sweeper: Sweeper, interval_s: float, metrics: IngestMetrics, stop: asyncio.Event) -> None:
+    """Resolve what dead gateways left held; while Redis is away there is nothing to do."""
+    while not stop.is_set():
+        try:
+            metrics.orphaned.inc(await sweeper.sweep())
+        except (RedisError, OSError):
+            metrics.redis_errors.inc()
+        await wait(stop, interval_s)
 
 
 async def _watch_backlog(stream: UsageStream, metrics: IngestMetrics, stop: asyncio.Event) -> None:

@@ -90,11 +90,11 @@ async def _columns(
     if upstream_id is None:
         raise Unfit(f"no upstream is called {spec.upstream!r}", "upstream")
     methods = list(spec.methods)
-    other = await connection.fetchrow(_SQL["same_match"], spec.host, spec.path, methods, route_id)
+    other = await connection.fetchrow(_SQL["same_match"], spec.host, spec.pattern, methods, route_id)
     if other is not None:
         owner = f"route {other['name']!r}" if other["project_id"] == scope.project_id else "a route of another project"
         raise Refused(f"{spec.serves} is served by {owner} already", "path")
-    return upstream_id, spec.host, spec.path, methods, spec.model_dump_json()
+    return upstream_id, spec.host, spec.pattern, methods, spec.model_dump_json()
 
 
 def _stored(row: asyncpg.Record) -> Stored[RouteSpec]:

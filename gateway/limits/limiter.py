@@ -99,11 +99,12 @@ class Limiter:
 
     # -- settlement
 
-    def settle(self, ex: Exchange, event: bytes, *, is_charged: bool) -> None:
+    def settle(self, ex: Exchange, event: bytes, *, is_charged: bool, only_if_held: bool = False) -> None:
         """Put the usage event on the stream and the reservation to rest; uncharged gives the held quota back."""
         plan = ex.plan
         if is_charged or not plan.quotas:
-            arguments = b"$32\r\n%b\r\n$%d\r\n%b\r\n$1\r\n0\r\n" % (ex.id, len(event), event)
+            corrections = b"$2\r\n-1\r\n" if only_if_held else b"$1\r\n0\r\n"
+            arguments = b"$32\r\n%b\r\n$%d\r\n%b\r\n%b" % (ex.id, len(event), event, corrections)
             settlement = _Settlement(plan.settle_keys, 2, arguments, 3)
         else:
             count = len(plan.quotas)
@@ -120,8 +121,12 @@ class Limiter:
             self._timer = self._loop.call_later(_LINGER_S, self._timer_flush)
 
     def give_back(self, ex: Exchange) -> None:
-        """Undo an admission that nothing came of: no event."""
-        self.settle(ex, b"", is_charged=False)
+        """Undo an admission that nothing came of: no event.
+
+        A count with an idempotency key is not undone: whoever tries again is told that it was made, so it must stand.
+        """
+        event = ex.plan.late_event
+        self.settle(ex, event, is_charged=bool(event), only_if_held=bool(event))
 
     def _timer_flush(self) -> None:
         self._timer = None

@@ -58,7 +58,8 @@ class Quota(NamedTuple):
 class Plan:
     """See the module.
 
-    `denial` is a reply that refused, with the monotonic second it came; it stands until `denied_until`.
+    `denial` is a reply that refused, with the monotonic second it came; it stands until `denied_until`. `late_event` is
+    the event of a count that stands although nobody waits for its verdict any more (b"": it is undone).
     """
 
     __slots__ = (
@@ -71,6 +72,7 @@ class Plan:
         "header_format",
         "hold",
         "identity",
+        "late_event",
         "limited",
         "meters",
         "meters_json",
@@ -106,6 +108,7 @@ class Plan:
     admit_tail: bytes
     header_format: bytes
     limited: tuple[Quota, ...]
+    late_event: bytes
     denied_until: float
     denial: Any
 
@@ -160,12 +163,13 @@ def make_plan(
     who["key"] = principal.key_id if principal else None
     who["route"] = route.id if route else None
     plan.identity = orjson.dumps(who)[1:-1]
-    hold = {"gateway": gateway, "hold": [[q.key, q.quantity] for q in plan.quotas]}
+    hold = {"gateway": gateway, "meters": meters, "hold": [[q.key, q.quantity] for q in plan.quotas]}
     plan.hold = plan.identity + b"," + orjson.dumps(hold)[1:]
     plan.meters_json = orjson.dumps(meters)[1:-1]
     plan.settle_keys = bulk(plan.reservations.encode()) + bulk(plan.stream.encode())
     plan.admit_head, plan.admit_tail = _admit_command(plan, idempotency and names.idempotency(shard, idempotency))
     plan.header_format = _header_format(plan)
+    plan.late_event = b""
     plan.denied_until = 0.0
     plan.denial = None
     return plan

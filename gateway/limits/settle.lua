@@ -2,13 +2,15 @@
 --
 -- KEYS  per entry: reservations (hash), usage stream, then each quota counter to correct
 -- ARGV  per entry: event id, event ('' = none: the request was never served), number of corrections, deltas
+--       (number -1: no corrections, and the event only if the reservation was still held)
 --
 -- An entry may be sent twice (its reply was lost). Corrections happen only if the reservation was still held, so they
 -- happen once; the event may then be on the stream twice, and the ledger stores an event id once.
 local k, a = 1, 1
 while ARGV[a] do
     local held = redis.call('HDEL', KEYS[k], ARGV[a])
-    local corrections = tonumber(ARGV[a + 2])
+    local corrections, only_if_held = tonumber(ARGV[a + 2]), false
+    if corrections < 0 then corrections, only_if_held = 0, true end
     if held == 1 then
         for i = 1, corrections do
             -- a counter that has expired since is left in peace: made anew it would be below zero, and for ever
@@ -17,7 +19,7 @@ while ARGV[a] do
             end
         end
     end
-    if ARGV[a + 1] ~= '' then
+    if ARGV[a + 1] ~= '' and (held == 1 or not only_if_held) then
         redis.call('XADD', KEYS[k + 1], '*', 'e', ARGV[a + 1])
     end
     k = k + 2 + corrections

@@ -145,7 +145,8 @@ class UpstreamConnection(asyncio.Protocol):
         if self._request_chunked and ex.body_done:
             head += _last_chunk(ex.body_trailers)
         transport.write(head)
-        ex.deadline = self._clock.now + ex.read_timeout
+        if ex.body_done:  # until then it is the client that must go on
+            ex.deadline = self._clock.now + ex.read_timeout
 
     def write_body(self, data: bytes) -> None:
         if self._transport is not None:
@@ -253,7 +254,7 @@ class UpstreamConnection(asyncio.Protocol):
             if response.status == 101 and ex.tunnel is not None:
                 response.method, response.framing = self._method, TUNNEL
                 break
-            self._pass_over(response)
+            self._pass_over(ex, response)
             start = end
         self._answer(ex, response, data[end:])
 
@@ -275,13 +276,15 @@ class UpstreamConnection(asyncio.Protocol):
             if self._ex is ex:
                 ex.client.flush_head()
 
-    def _pass_over(self, response: Response) -> None:
-        """A 1xx: 100 was asked of us and answered by us, 101 was never asked for; 103 and others are not passed on yet."""
+    def _pass_over(self, ex: Exchange, response: Response) -> None:
+        """A 1xx: 100 was asked of us and answered by us, 101 was never asked for; 103 and others are passed on."""
         self._interims += 1
         if response.status == 101:
             raise Malformed("Switched protocols without being asked.")
         if self._interims > MAX_INTERIMS:
             raise Malformed(f"More than {MAX_INTERIMS} interim answers.")
+        if response.status != 100 and ex.line.minor:
+            ex.client.write_interim(response.lead)
 
     def _read_body(self, ex: Exchange, data: bytes) -> None:
         response = self._response

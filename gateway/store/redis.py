@@ -69,9 +69,17 @@ class _Handshake:
 
 
 class RedisPipe(asyncio.Protocol):
-    """The connection. `scripts` are loaded on every connect, so that EVALSHA finds them."""
+    """The connection. On every connect `scripts` are loaded, so that EVALSHA finds them, and `greeting` is sent."""
 
-    def __init__(self, url: str, scripts: Sequence[str], *, deadline: float, dead_after: float = 2.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        scripts: Sequence[str],
+        *,
+        deadline: float,
+        dead_after: float = 2.0,
+        greeting: Sequence[tuple[str, ...]] = (),
+    ) -> None:
         try:
             parts = urlsplit(url)
             self._is_unix = parts.scheme == "unix"
@@ -87,6 +95,7 @@ class RedisPipe(asyncio.Protocol):
             user = (unquote(parts.username),) if parts.username else ()
             self._auth = ("AUTH", *user, unquote(parts.password))
         self._scripts = tuple(scripts)
+        self._greeting = tuple(greeting)
         self._deadline = deadline
         self._dead_after = dead_after
         self._loop = asyncio.get_running_loop()
@@ -137,6 +146,7 @@ class RedisPipe(asyncio.Protocol):
         if self._db:
             commands.append(("SELECT", str(self._db)))
         commands += [("SCRIPT", "LOAD", script) for script in self._scripts]
+        commands += self._greeting
         self._is_shaking_hands = True
         handshake = _Handshake(self, len(commands) + 1)
         for command in (*commands, ("PING",)):

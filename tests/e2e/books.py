@@ -69,9 +69,9 @@ class Books:
             for r in rows
         ]
 
-    async def only_event(self, customer: str) -> Event:
+    async def only_event(self, customer: str, deadline_s: float = 20.0) -> Event:
         """The one event of a customer, when all is settled; AssertionError if there is none or there are more."""
-        await self.balanced()
+        await self.balanced(deadline_s)
         events = await self.events(customer)
         assert len(events) == 1, f"expected one event for {customer}, found {events}"
         return events[0]

@@ -38,7 +38,7 @@ async def test_a_silent_origin_is_504(through: Through, books: Books, customer: 
     answer = raw.get(door.url + "/hang", door.headers)
     took = time.monotonic() - started
     assert (answer.status, answer.json()["code"]) == (504, "upstream_timeout")
-    assert 0.35 < took < 1.5
+    assert 0.25 < took < 1.5, "400 ms, on a clock that ticks ten times a second"
     event = await books.only_event(customer)
     assert (event.status, event.outcome) == (504, "upstream_failed")
 
@@ -132,6 +132,7 @@ async def test_an_answer_of_the_origin_is_passed_whatever_its_status(
 
 
 async def test_no_credential_is_no_event(through: Through, books: Books, origins: Origins, request_id: str) -> None:
+    await books.balanced()  # events of other tests are stored first
     before = await books.postgres.fetchval("SELECT count(*) FROM usage_events")
     answer = raw.get(f"{through('/c').url}/count?id={request_id}")
     assert answer.status == 401

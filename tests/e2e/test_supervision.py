@@ -87,7 +87,7 @@ async def test_a_request_in_flight_in_a_killed_gateway_process_is_resolved(
         async for sign_of_life in books.redis.scan_iter(f"tg:gateway:*-{victim}-*"):
             await books.redis.delete(sign_of_life)  # instead of waiting for it to expire
         try:
-            event = await books.only_event(customer)
+            event = await books.only_event(customer, deadline_s=5)
             assert (event.outcome, event.meters["requests"]) == ("orphaned", 1)
         finally:
             await books.forget_reservations()

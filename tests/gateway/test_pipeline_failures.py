@@ -14,6 +14,11 @@ import asyncpg
 import pytest
 import redis.asyncio
 
+from gateway.clock import Clock
+from gateway.pipeline import connect as connect_upstream
+from gateway.proxy.pool import Pool
+from gateway.proxy.upstream import UpstreamBroken
+from ledger.specs import UpstreamSpec
 from tests.gateway.conftest import MakeStage, Stage
 from tests.gateway.faults import Relay
 from tests.gateway.wire import Answer, answering, ask, ok, read_answer, read_request, request
@@ -234,9 +239,7 @@ async def test_the_whole_request_has_a_deadline_too(stage: MakeStage, books: Boo
     assert received.startswith(b"HTTP/1.1 200 OK" if phase == "body" else b"HTTP/1.1 504 ")
     assert not received.endswith(b"0\r\n\r\n")
     assert 0.1 < time.monotonic() - began < 1.0
-    await the_books_agree(
-        s, books, charged=1, outcome="upstream_failed", status=200 if phase == "body" else 504
-    )
+    await the_books_agree(s, books, charged=1, outcome="upstream_failed", status=200 if phase == "body" else 504)
 
 
 async def test_the_whole_deadline_holds_while_a_connection_is_waited_for(
@@ -329,7 +332,9 @@ async def test_what_may_have_had_an_effect_is_not_tried_again(
 ) -> None:
     s = await stage(dying(after=after), tier=TIER, route={"retries": retries})
     client = await s.client()
-    statuses = [(await ask(client, request("/api/x", s.key, method=method, body=body))).status for _ in range(after + 1)]
+    statuses = [
+        (await ask(client, request("/api/x", s.key, method=method, body=body))).status for _ in range(after + 1)
+    ]
     assert statuses == [200] * after + [502]
     assert len(s.upstream.received) == 1
     await s.inside.settled()
@@ -360,6 +365,26 @@ async def test_an_upstream_that_hangs_up_on_every_connection_is_a_502(stage: Mak
     await s.inside.settled()
     assert len(await books.events()) == 20
     assert (await books.quotas())["requests"] == sum(e["meters"]["requests"] for e in await books.events())
+
+
+async def test_a_connection_that_is_gone_before_it_is_used_was_never_connected() -> None:
+    async with Upstream(answering(ok())) as upstream:
+        url = f"http://127.0.0.1:{upstream.port}"
+        pool = Pool(url, UpstreamSpec.model_validate({"name": "up", "targets": [url]}), Clock())
+        opening = pool.open()
+        connection = await opening
+
+        class Closing:
+            """A pool whose connection is closed between being made and being used."""
+
+            def open(self) -> asyncio.Future[Any]:
+                connection.abort()
+                return opening
+
+        with pytest.raises(UpstreamBroken) as raised:
+            await connect_upstream(None, Closing())  # type: ignore[arg-type]
+        assert not raised.value.was_connected
+        await until(lambda: not pool.open_connections)
 
 
 # -- the client leaves

@@ -76,8 +76,28 @@ async def read_request(peer: Peer) -> bytes:
         if name.lower() == b"content-length":
             return head + await peer.read_exactly(int(value))
         if name.lower() == b"transfer-encoding":
-            return head + await peer.read_until(b"0\r\n\r\n")
+            return head + await _read_chunked(peer)
     return head
+
+
+def payload(raw: bytes) -> bytes:
+    """What a chunked body holds."""
+    found = b""
+    while size := int(raw[: (start := raw.index(b"\r\n") + 2)], 16):
+        found += raw[start : start + size]
+        raw = raw[start + size + 2 :]
+    return found
+
+
+async def _read_chunked(peer: Peer) -> bytes:
+    """A chunked body as it was on the wire, trailers included."""
+    body = b""
+    while (line := await peer.read_until(b"\r\n")) != b"0\r\n":
+        body += line + await peer.read_exactly(int(line, 16) + 2)
+    body += line
+    while (line := await peer.read_until(b"\r\n")) != b"\r\n":
+        body += line
+    return body + line
 
 
 def ok(body: bytes = b"ok", *lines: bytes, status: bytes = b"200 OK") -> bytes:
@@ -98,7 +118,7 @@ def answering(*answers: bytes, forever: bool = True) -> Any:
                 turn += 1
                 if turn == len(answers) and not forever:
                     return
-        except EOFError:
+        except (EOFError, TimeoutError, ConnectionError):
             pass
 
     return script

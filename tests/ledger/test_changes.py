@@ -17,6 +17,7 @@ INSERT INTO subscriptions (id, project_id, mode, customer_id, tier_id, status, a
     VALUES ('sub_1', 'prj_1', 'live', 'cus_1', 'tier_1', 'active', now());
 INSERT INTO keys (id, project_id, mode, kind, name, hash, prefix)
     VALUES ('key_1', 'prj_1', 'live', 'sk', 'main', sha256('1'), 'sk_live_abcd');
+INSERT INTO issuers (id, project_id, name, issuer, spec) VALUES ('iss_1', 'prj_1', 'idp', 'https://idp.test/', '{}');
 INSERT INTO upstreams (id, project_id, name, spec) VALUES ('ups_1', 'prj_1', 'api', '{}');
 INSERT INTO routes (id, project_id, name, upstream_id, path, spec) VALUES ('rte_1', 'prj_1', 'api', 'ups_1', '/*', '{}');
 """
@@ -46,6 +47,7 @@ async def test_each_noun_is_noted_with_its_id_and_its_project(pg: asyncpg.Connec
         ("customer", "cus_1", "prj_1"),
         ("customer", "cus_1", "prj_1"),  # its subscription
         ("key", "key_1", "prj_1"),
+        ("issuer", "iss_1", "prj_1"),
         ("upstream", "ups_1", "prj_1"),
         ("route", "rte_1", "prj_1"),
     ]
@@ -64,6 +66,8 @@ async def test_each_noun_is_noted_with_its_id_and_its_project(pg: asyncpg.Connec
         ("UPDATE keys SET revoked_at = now()", ("key", "key_1")),
         ("UPDATE keys SET revoked_at = now(), last_used_at = now()", ("key", "key_1")),
         ("DELETE FROM keys", ("key", "key_1")),
+        ("UPDATE issuers SET spec = '{\"a\": 1}'", ("issuer", "iss_1")),
+        ("DELETE FROM issuers", ("issuer", "iss_1")),
         ("UPDATE upstreams SET spec = '{\"a\": 1}'", ("upstream", "ups_1")),
         ("UPDATE routes SET path = '/v1/*'", ("route", "rte_1")),
         ("DELETE FROM routes", ("route", "rte_1")),
@@ -100,6 +104,7 @@ async def test_a_deleted_project_takes_everything_with_it_and_says_so(pg: asyncp
         ("tier", "tier_1", "prj_1"),
         ("customer", "cus_1", "prj_1"),
         ("key", "key_1", "prj_1"),
+        ("issuer", "iss_1", "prj_1"),
         ("upstream", "ups_1", "prj_1"),
         ("route", "rte_1", "prj_1"),
     }

@@ -230,6 +230,8 @@ def test_what_a_route_serves_does_not_depend_on_how_it_is_written() -> None:
     other = RouteSpec(name="b", path="/x", upstream="v", methods=("GET", "PUT"))
     assert one.serves == other.serves == "GET,PUT any host/x"
     assert RouteSpec(name="c", path="/x", upstream="u", host="a.b").serves == "any method a.b/x"
+    of_id, of_name = (RouteSpec(name="d", path=f"/u/{{{name}}}/x", upstream="u") for name in ("id", "name"))
+    assert of_id.serves == of_name.serves == "any method any host/u/{}/x"
 
 
 def project(**fields: Any) -> dict[tuple[Any, ...], str]:

@@ -1,8 +1,8 @@
 """Who signs tokens, in tests: keys of every type, tokens as they should and should not be, and a server of key sets.
 
-    key = signing_key("RS256", "k1")
-    async with KeySetServer(key) as server:
-        token = key.token({"iss": server.issuer, "sub": "ada"})
+key = signing_key("RS256", "k1")
+async with KeySetServer(key) as server:
+    token = key.token({"iss": server.issuer, "sub": "ada"})
 """
 
 from __future__ import annotations
@@ -115,10 +115,8 @@ class KeySetServer:
         app.router.add_get("/{path:.*}", self._serve)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        assert site._server is not None
-        self.port = site._server.sockets[0].getsockname()[1]
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.port = self._runner.addresses[0][1]
         self.origin = f"http://127.0.0.1:{self.port}"
         self.url = f"{self.origin}/jwks.json"
         return self

@@ -149,6 +149,14 @@ async def test_another_projects_route_is_not_taken(pg: PG) -> None:
     assert caught.value.path == ("projects", 0, "routes", 0, "path")
 
 
+async def test_a_parameter_by_another_name_is_the_same_path(pg: PG) -> None:
+    await apply(pg, shop(**{"path: /shop/*": "path: '/shop/{id}'"}), actor=ACTOR)
+    other = SHOP.replace("name: Shop", "name: Thief").replace("path: /shop/*", "path: '/shop/{name}'")
+    with pytest.raises(Refused, match=r"any host/shop/\{\} is served by a route of another project already"):
+        await apply_text(pg, other)
+    assert await apply(pg, shop(**{"path: /shop/*": "path: '/shop/{id}'"}), actor=ACTOR) == []
+
+
 async def test_two_routes_trade_places(pg: PG) -> None:
     await apply(pg, shop(), actor=ACTOR)
     text = SHOP.replace("path: /shop/*", "path: /X").replace("path: /shop/items, methods: [GET, HEAD]", "path: /shop/*")

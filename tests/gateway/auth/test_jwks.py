@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from itertools import pairwise
 
 import pytest
 from aiohttp import web
@@ -350,7 +351,7 @@ async def test_while_the_issuer_is_away_its_last_keys_are_used(caplog: pytest.Lo
     assert idp.has(OLD)
     assert idp.source.is_stale
     assert asked[:8] == [800, 801, 803, 807, 815, 831, 863, 923], "after 1 s, doubling to 60 s"
-    assert {later - earlier for earlier, later in zip(asked[7:], asked[8:], strict=False)} == {60}
+    assert {later - earlier for earlier, later in pairwise(asked[7:])} == {60}
     assert idp.failures == len(asked)
     lines = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     assert lines == ["issuer idp is down: answered with status 500"], "one line, however often it is tried"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gateway.limits.plan import SETTLE
 from tests.gateway.limits.scripts import RESERVATIONS, STREAM, Ask, Scripts
 
 EVENT = "a" * 32
@@ -42,6 +43,15 @@ def test_a_counter_that_has_expired_is_not_brought_back(scripts: Scripts) -> Non
     scripts.redis.delete("q")
     scripts.settle((EVENT, "", {"q": -4, "tokens": -100}))
     assert scripts.everything() == {b"tokens": b"0"}
+
+
+def test_an_event_may_be_wanted_only_if_the_reservation_was_held(scripts: Scripts) -> None:
+    scripts.admit(ASK, EVENT)
+    keys, held, not_held = [RESERVATIONS, STREAM] * 2, [EVENT, "held", -1], ["b" * 32, "never admitted", -1]
+    scripts.redis.eval(SETTLE, 4, *keys, *held, *not_held)
+    scripts.redis.eval(SETTLE, 2, *keys[:2], *held)  # sent again
+    assert [fields for _, fields in scripts.redis.xrange(STREAM)] == [{b"e": b"held"}]
+    assert (scripts.redis.get("q"), scripts.redis.hlen(RESERVATIONS)) == (b"4", 0)
 
 
 def test_a_batch_settles_each_of_its_entries(scripts: Scripts) -> None:
