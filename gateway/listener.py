@@ -510,9 +510,7 @@ class ClientConnection(asyncio.Protocol):
             return
         if self._state == _HEAD and self._buffer:
             self._refuse(problems.REQUEST_TIMEOUT, "The request head did not arrive in time.")
-        elif self._state == _HEAD:
-            self._close()
-        elif self._state == _LINGER and self._transport.get_write_buffer_size():
+        elif self._state == _HEAD or (self._state == _LINGER and self._transport.get_write_buffer_size()):
             self._close()
         else:
             self.abort()

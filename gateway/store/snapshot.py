@@ -265,7 +265,13 @@ class Snapshot:
         try:
             async with asyncio.timeout(self._deadline), self._busy:
                 return await make()
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except (
+            OSError,
+            TimeoutError,
+            asyncpg.PostgresError,
+            asyncpg.InterfaceError,
+            asyncpg.InternalClientError,
+        ) as error:
             self.errors += 1
             raise Unavailable(f"{type(error).__name__}: {error}") from error
 

@@ -113,7 +113,7 @@ async def test_an_upstream_that_breaks_off_breaks_off_the_answer(
 
     async def script(peer: Peer) -> None:
         await read_request(peer)
-        body = b"2\r\nab\r\n" if b"chunked" in framing else b"ab"
+        body = b"2\r\nxy\r\n" if b"chunked" in framing else b"xy"
         await peer.send(b"HTTP/1.1 200 OK\r\n%b\r\n\r\n%b" % (framing, body))
         await go_on.wait()
         if end == "reset":
@@ -122,7 +122,7 @@ async def test_an_upstream_that_breaks_off_breaks_off_the_answer(
     s = await stage(script, tier=TIER)
     client = await s.client()
     await client.send(request("/api/x", s.key))
-    received = await client.read_until(b"ab")
+    received = await client.read_until(b"xy")
     go_on.set()
     rest = await client.read_to_end()
     assert b"HTTP/1.1 5" not in rest  # no second answer inside the first
@@ -711,7 +711,9 @@ async def test_without_postgres_known_keys_go_on_and_unknown_ones_are_a_503(
 
 
 async def test_a_gateway_that_never_reached_postgres_says_that_it_is_starting(redis_url: str) -> None:
-    async with InProcessGateway("postgresql://nobody@127.0.0.1:1/none", redis_url) as inside:
-        async with await connect(*inside.address) as client:
-            answer = await ask(client, request("/api/x", "whatever"))
-            assert (answer.status, answer.json()["code"], answer.headers["retry-after"]) == (503, "starting", "1")
+    async with (
+        InProcessGateway("postgresql://nobody@127.0.0.1:1/none", redis_url) as inside,
+        await connect(*inside.address) as client,
+    ):
+        answer = await ask(client, request("/api/x", "whatever"))
+        assert (answer.status, answer.json()["code"], answer.headers["retry-after"]) == (503, "starting", "1")

@@ -172,7 +172,7 @@ class Catalogue:
     async def route(
         self, name: str, path: str, origins: Iterable[str | tuple[str, int]], *, project: str = PROJECT, **spec: Any
     ) -> str:
-        """A route and its upstream, both called `name`; the route's id. Fields of the upstream's spec come as `upstream_*`."""
+        """A route and its upstream, both called `name`; the route's id. `upstream_*` are fields of the upstream's spec."""
         targets = [o if isinstance(o, str) else f"http://{o[0]}:{o[1]}" for o in origins]
         about_upstream = {f.removeprefix("upstream_"): spec.pop(f) for f in tuple(spec) if f.startswith("upstream_")}
         upstream = UpstreamSpec(name=name, targets=tuple(targets), **about_upstream)

@@ -19,7 +19,6 @@ def run(args: argparse.Namespace) -> int:
     require_redis(settings)
 
     from admin.app import main
-
     from config.log import setup
 
     setup(settings, "admin")

@@ -76,7 +76,7 @@ class Scripts:
             b"hash": self.redis.hgetall,
             b"stream": lambda key: [fields for _, fields in self.redis.xrange(key)],
         }
-        return {key: read[self.redis.type(key)](key) for key in self.redis.keys()}
+        return {key: read[self.redis.type(key)](key) for key in self.redis.scan_iter()}
 
 
 class ClockedScripts(Scripts):

@@ -135,8 +135,7 @@ def test_many_at_once_are_admitted_exactly_to_the_limit(redis_url: str, ask: Ask
 
     def client(number: int) -> None:
         scripts = Scripts(redis_url)
-        for turn in range(40):
-            verdicts.append(scripts.admit(ask, f"{number:016x}{turn:016x}")[0])
+        verdicts.extend([scripts.admit(ask, f"{number:016x}{turn:016x}")[0] for turn in range(40)])
         scripts.close()
 
     threads = [threading.Thread(target=client, args=(number,)) for number in range(8)]

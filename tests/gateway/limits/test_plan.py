@@ -101,6 +101,7 @@ def test_what_is_held_is_json_that_names_who_and_how_much(external: str) -> None
         "route": "rte_api",
         "gateway": "gw-1",
         "hold": [[made.quotas[0].key, 1]],
+        "meters": {"requests": 1},
     }
 
 

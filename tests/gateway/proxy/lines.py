@@ -63,11 +63,15 @@ class Client:
 
     def __init__(self) -> None:
         self.body = b""
+        self.interims: list[bytes] = []
         self.is_reading = True
         self.heads_flushed = 0
 
     def write_body(self, data: bytes) -> None:
         self.body += data
+
+    def write_interim(self, lead: bytes) -> None:
+        self.interims.append(lead)
 
     def flush_head(self) -> None:
         self.heads_flushed += 1
@@ -90,9 +94,9 @@ class Line:
         self.connection = UpstreamConnection(self.pool)  # type: ignore[arg-type]
         self.connection.connection_made(self.transport)  # type: ignore[arg-type]
 
-    def ask(self, method: bytes = b"GET", *lines: bytes, body: Iterable[bytes] | None = None) -> Asked:
+    def ask(self, method: bytes = b"GET", *lines: bytes, body: Iterable[bytes] | None = None, minor: int = 1) -> Asked:
         """Send a request; `body` is what has come of its body so far (the rest comes by `asked.ex`)."""
-        return Asked(self.connection, method, lines, body)
+        return Asked(self.connection, method, lines, body, minor)
 
     def receive(self, *pieces: bytes) -> None:
         for piece in pieces:
@@ -112,11 +116,16 @@ class Asked:
     """One exchange on an upstream connection, and what became of it."""
 
     def __init__(
-        self, connection: UpstreamConnection, method: bytes, lines: Iterable[bytes], body: Iterable[bytes] | None
+        self,
+        connection: UpstreamConnection,
+        method: bytes,
+        lines: Iterable[bytes],
+        body: Iterable[bytes] | None,
+        minor: int,
     ) -> None:
         self.client = Client()
         fields = parse_fields(b"".join(line + b"\r\n" for line in (*lines, b"")), 20)
-        line = parse_request_line(method + b" / HTTP/1.1", 100)
+        line = parse_request_line(method + b" / HTTP/1.%d" % minor, 100)
         self.ex = Exchange(self.client, line, fields, b"0" * 32, 1, 1)  # type: ignore[arg-type]
         self.response: Response | None = None
         self.outcome = "waiting"
@@ -144,4 +153,4 @@ class Asked:
     def summary(self) -> tuple[Any, ...]:
         """All that a client would see of it."""
         lead = self.response.lead if self.response else None
-        return self.outcome, lead, self.client.body, self.ex.response_trailers, self.problem
+        return self.outcome, lead, self.client.body, self.ex.response_trailers, self.problem, self.client.interims

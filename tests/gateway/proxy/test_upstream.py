@@ -82,7 +82,7 @@ def test_an_answer_that_ends_too_early_is_never_complete(answer: bytes) -> None:
         asked = line.ask()
         line.receive(answer[:size])
         line.hang_up()
-        outcome, lead, body, _, problem = asked.summary()
+        outcome, lead, body, _, problem, _ = asked.summary()
         assert (outcome, problem) == ("broken", problems.UPSTREAM_FAILED)
         assert whole[2].startswith(body)  # type: ignore[attr-defined]
         assert lead in (None, whole[1])
@@ -153,6 +153,14 @@ def test_a_body_is_passed_on_as_it_is_and_as_it_comes() -> None:
         line.receive(bytes((byte,)))
         assert asked.client.body == squeezed[: n + 1]
     assert asked.outcome == "complete"
+
+
+@pytest.mark.parametrize(("minor", "passed"), [(1, [b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n"]), (0, [])])
+def test_hints_are_passed_on_to_who_can_read_them_and_100_is_not(minor: int, passed: list[bytes]) -> None:
+    line = Line()
+    asked = line.ask(minor=minor)
+    line.receive(ANSWERS["interim"])
+    assert (asked.outcome, asked.client.body, asked.client.interims) == ("complete", b"hello", passed)
 
 
 # -- what belongs to nobody
