@@ -27,6 +27,7 @@ from prometheus_client.registry import Collector
 from config.log import setup
 from config.settings import Settings
 from gateway.metrics import families, merge
+from gateway.store.redis import address_of
 from gateway.tls import TlsError, certificate_of
 
 _log = logging.getLogger("gateway.app")
@@ -44,8 +45,9 @@ def main(settings: Settings) -> None:
     if settings.postgres_url is None or settings.redis_url is None:
         raise StartError("the gateway needs postgres_url and redis_url (TOLLGATE_POSTGRES_URL, TOLLGATE_REDIS_URL)")
     try:
+        address_of(settings.redis_url.get_secret_value())
         certificate_of(settings.gateway)
-    except TlsError as error:
+    except (TlsError, ValueError) as error:
         raise StartError(str(error)) from None
     uvloop.run(_Parent(settings).run())
 
@@ -72,14 +74,19 @@ class _Parent(Collector):
             keepers = [asyncio.create_task(self._keep(i, port), name=f"worker-{i}") for i in range(gateway.workers)]
             _log.info("listening", extra={"host": gateway.host, "port": port, "workers": gateway.workers})
             await self._stopping.wait()
-            for process in self._workers.values():
-                process.terminate()
+            self._signal_all(signal.SIGTERM)
             _, late = await asyncio.wait(keepers, timeout=gateway.drain_timeout_ms / 1000 + 5)
-            for process in self._workers.values():
-                process.kill()
+            self._signal_all(signal.SIGKILL)
             if late:
                 await asyncio.wait(late)
             await runner.cleanup()
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        for process in self._workers.values():
+            try:
+                process.send_signal(number)
+            except ProcessLookupError:  # it has ended and is about to be noticed
+                pass
 
     async def _keep(self, index: int, port: int) -> None:
         """One worker after the other in one place."""
@@ -87,7 +94,10 @@ class _Parent(Collector):
         loop = asyncio.get_running_loop()
         while not self._stopping.is_set():
             began = loop.time()
-            code = await self._run_worker(index, port)
+            try:
+                code: int | str = await self._run_worker(index, port)
+            except OSError as error:  # no process or no memory to be had: perhaps later
+                code = str(error)
             if self._stopping.is_set():
                 return
             delay = _BACKOFF_S[0] if loop.time() - began > _OLD_ENOUGH_S else min(_BACKOFF_S[1], delay * 2)

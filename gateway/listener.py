@@ -371,6 +371,7 @@ class ClientConnection(asyncio.Protocol):
         self._close_after = True
         self._chunked_out = False
         self._state = _TUNNEL
+        ex.deadline = self._now() + ex.read_timeout
         self._transport.write(
             b"%b%bConnection: Upgrade\r\nUpgrade: websocket\r\nX-Request-Id: %b\r\n\r\n" % (lead, extra, ex.id)
         )

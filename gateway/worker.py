@@ -15,7 +15,7 @@ import secrets
 import signal
 import socket
 import sys
-from typing import Any
+from typing import Any, Final
 
 import orjson
 import uvloop
@@ -37,6 +37,7 @@ from gateway.tls import Certificate, certificate_of
 from ledger import names
 
 _log = logging.getLogger("gateway.worker")
+_READY_WITHIN_S: Final = 2.0
 
 
 def build_door(settings: Settings, name: str) -> Door:
@@ -98,6 +99,7 @@ class Worker:
         redis, snapshot, limiter, pools = gateway.limiter.redis, gateway.snapshot, gateway.limiter, gateway.pools
         redis.start()
         snapshot.start()
+        await self._until_ready(door)
         certificate = certificate_of(gateway_settings)
         server = await loop.create_server(
             lambda: ClientConnection(door),
@@ -133,6 +135,17 @@ class Worker:
         await gateway.tokens.close()
         await snapshot.close()
         await redis.close()
+
+    async def _until_ready(self, door: Door) -> None:
+        """Wait until there is something to serve with: a worker that listens takes its share of the connections.
+
+        Not for ever: without Redis or Postgres it says so to clients, and goes on trying.
+        """
+        redis, snapshot = door.gateway.limiter.redis, door.gateway.snapshot
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _READY_WITHIN_S
+        while not ((redis.available and snapshot.is_connected) or self._stopping.is_set()) and loop.time() < deadline:
+            await asyncio.sleep(0.01)
 
     async def _beat(self, door: Door, redis: RedisPipe, name: str, certificate: Certificate | None) -> None:
         """What happens on the clock: deadlines, idle connections, backlog, sign of life, figures for the parent."""
@@ -172,8 +185,8 @@ class Worker:
         await loop.connect_read_pipe(lambda: _UntilEnd(self._stopping), os.fdopen(os.dup(0), "rb", 0))
 
     def _say(self, message: dict[str, Any]) -> None:
-        """One line to the parent; left out while the parent has not read the last (the next one supersedes it)."""
-        if self._out is not None and not self._out.get_write_buffer_size():
+        """One line to the parent, if there is one; left out while it has not read the last (the next supersedes it)."""
+        if self._out is not None and not self._out.is_closing() and not self._out.get_write_buffer_size():
             self._out.write(orjson.dumps(message) + b"\n")
 
 

@@ -18,7 +18,7 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import unquote, urlsplit
 
 import hiredis
@@ -68,6 +68,35 @@ class _Handshake:
         pass
 
 
+class Address(NamedTuple):
+    """Where a Redis is: `path` of a Unix socket, or else `host` and `port`; `auth` is the AUTH command, or empty."""
+
+    host: str
+    port: int
+    path: str
+    db: int
+    auth: tuple[str, ...]
+
+
+def address_of(url: str) -> Address:
+    """Read a redis_url. Raises ValueError, which says what is expected and repeats nothing of the URL."""
+    try:
+        parts = urlsplit(url)
+        is_unix = parts.scheme == "unix"
+        if not is_unix and (parts.scheme != "redis" or not parts.hostname):
+            raise ValueError
+        port = parts.port or 6379
+        db = 0 if is_unix else int(parts.path.strip("/") or 0)
+    except ValueError:
+        wanted = "redis://[user:password@]host[:port][/db] or unix:///path"
+        raise ValueError(f"redis_url: expected {wanted}") from None
+    auth: tuple[str, ...] = ()
+    if parts.password:
+        user = (unquote(parts.username),) if parts.username else ()
+        auth = ("AUTH", *user, unquote(parts.password))
+    return Address(parts.hostname or "", port, parts.path if is_unix else "", db, auth)
+
+
 class RedisPipe(asyncio.Protocol):
     """The connection. On every connect `scripts` are loaded, so that EVALSHA finds them, and `greeting` is sent."""
 
@@ -80,20 +109,7 @@ class RedisPipe(asyncio.Protocol):
         dead_after: float = 2.0,
         greeting: Sequence[tuple[str, ...]] = (),
     ) -> None:
-        try:
-            parts = urlsplit(url)
-            self._is_unix = parts.scheme == "unix"
-            if not self._is_unix and (parts.scheme != "redis" or not parts.hostname):
-                raise ValueError
-            self._host, self._port, self._path = parts.hostname or "", parts.port or 6379, parts.path
-            self._db = 0 if self._is_unix else int(parts.path.strip("/") or 0)
-        except ValueError:
-            wanted = "redis://[user:password@]host[:port][/db] or unix:///path"
-            raise ValueError(f"redis_url: expected {wanted}") from None
-        self._auth: tuple[str, ...] = ()
-        if parts.password:
-            user = (unquote(parts.username),) if parts.username else ()
-            self._auth = ("AUTH", *user, unquote(parts.password))
+        self._address = address_of(url)
         self._scripts = tuple(scripts)
         self._greeting = tuple(greeting)
         self._deadline = deadline
@@ -126,10 +142,10 @@ class RedisPipe(asyncio.Protocol):
             is_first, self._backoff = not self._backoff, min(1.0, max(0.05, self._backoff * 2))
             try:
                 async with asyncio.timeout(self._dead_after):
-                    if self._is_unix:
-                        await self._loop.create_unix_connection(lambda: self, self._path)
+                    if self._address.path:
+                        await self._loop.create_unix_connection(lambda: self, self._address.path)
                     else:
-                        await self._loop.create_connection(lambda: self, self._host, self._port)
+                        await self._loop.create_connection(lambda: self, self._address.host, self._address.port)
                 return
             except (OSError, TimeoutError) as error:
                 self.errors += 1
@@ -138,13 +154,13 @@ class RedisPipe(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         sock = transport.get_extra_info("socket")
-        if not self._is_unix and sock is not None:
+        if not self._address.path and sock is not None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._transport = transport
         self._reader = hiredis.Reader(notEnoughData=LOST)
-        commands: list[tuple[str, ...]] = [self._auth] if self._auth else []
-        if self._db:
-            commands.append(("SELECT", str(self._db)))
+        commands: list[tuple[str, ...]] = [self._address.auth] if self._address.auth else []
+        if self._address.db:
+            commands.append(("SELECT", str(self._address.db)))
         commands += [("SCRIPT", "LOAD", script) for script in self._scripts]
         commands += self._greeting
         self._is_shaking_hands = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from tollgate.commands import add_settings_option, load_settings, require_postgres, require_redis
+from tollgate.commands import UserError, add_settings_option, load_settings, require_postgres, require_redis
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -19,8 +19,11 @@ def run(args: argparse.Namespace) -> int:
     require_redis(settings)
 
     from config.log import setup
-    from gateway.app import main
+    from gateway.app import StartError, main
 
     setup(settings, "gateway")
-    main(settings)
+    try:
+        main(settings)
+    except StartError as error:
+        raise UserError(str(error)) from None
     return 0

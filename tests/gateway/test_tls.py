@@ -1,0 +1,104 @@
+"""The listener's certificate: loaded, loaded again when it changes, kept when the new one is bad."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from config.settings import GatewaySettings
+from gateway.tls import Certificate, TlsError, certificate_of
+
+
+def write_pair(directory: Path, name: str) -> tuple[Path, Path]:
+    """A self-signed certificate for `name`, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .sign(key, hashes.SHA256())
+    )
+    chain, private = directory / "chain.pem", directory / "key.pem"
+    chain.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    private.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return chain, private
+
+
+async def name_shown(context: ssl.SSLContext) -> str:
+    """The common name that a new client is shown."""
+
+    async def nothing(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    client = ssl.create_default_context()
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    async with await asyncio.start_server(nothing, "127.0.0.1", 0, ssl=context) as server:
+        _, writer = await asyncio.open_connection(*server.sockets[0].getsockname(), ssl=client)
+        der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        writer.close()
+        await writer.wait_closed()
+    (common_name,) = x509.load_der_x509_certificate(der).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(common_name.value)
+
+
+def touch(path: Path) -> None:
+    """Make sure a change is seen on file systems with coarse times."""
+    stat = path.stat()
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1_000_000_000))
+
+
+async def test_a_new_pair_is_used_for_new_connections(tmp_path: Path) -> None:
+    certificate = Certificate(*write_pair(tmp_path, "old.test"))
+    assert await name_shown(certificate.context) == "old.test"
+    touch(write_pair(tmp_path, "new.test")[0])
+    certificate.refresh()
+    assert await name_shown(certificate.context) == "new.test"
+
+
+async def test_a_bad_pair_is_reported_once_and_the_old_one_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    chain, key = write_pair(tmp_path, "old.test")
+    certificate = Certificate(chain, key)
+    key.write_text("not a key")
+    touch(key)
+    certificate.refresh()
+    certificate.refresh()
+    assert [r.levelname for r in caplog.records] == ["ERROR"]
+    assert await name_shown(certificate.context) == "old.test"
+    touch(write_pair(tmp_path, "new.test")[1])
+    certificate.refresh()
+    assert await name_shown(certificate.context) == "new.test"
+
+
+def test_files_that_are_missing_or_do_not_fit_stop_the_start(tmp_path: Path) -> None:
+    chain, key = write_pair(tmp_path, "a.test")
+    with pytest.raises(TlsError, match=r"gone\.pem: No such file"):
+        Certificate(tmp_path / "gone.pem", key)
+    with pytest.raises(TlsError, match=r"certificate .*chain\.pem with key .*chain\.pem"):
+        Certificate(chain, chain)
+
+
+def test_the_settings_name_both_files_or_none(tmp_path: Path) -> None:
+    chain, key = write_pair(tmp_path, "a.test")
+    assert certificate_of(GatewaySettings()) is None
+    assert certificate_of(GatewaySettings(tls_certificate=chain, tls_key=key)) is not None
+    with pytest.raises(ValueError, match="go together"):
+        GatewaySettings(tls_certificate=chain)
