@@ -152,11 +152,11 @@ class Snapshot:
                 self.is_connected = True
                 try:
                     while True:
-                        self._wake.clear()
                         try:
                             await asyncio.wait_for(self._wake.wait(), self._poll_interval)
                         except TimeoutError:
                             pass
+                        self._wake.clear()  # before looking: what is told from here on is looked at again
                         await self._catch_up(connection)
                 finally:
                     self._pool = None

@@ -20,6 +20,8 @@ from tests.support.servers import quick_directory
 from tollgate.dev.embedded import start_postgres, start_redis
 from tollgate.dev.server import EmbeddedError, Server, free_port
 
+pytestmark = pytest.mark.timeout(60)
+
 Start = Callable[..., Server]
 
 

@@ -14,6 +14,8 @@ from tests.support.processes import runs
 from tollgate.dev.child import Child, spawn
 from tollgate.dev.supervisor import StartError, Supervisor, Unit, pause_s
 
+pytestmark = pytest.mark.timeout(60)
+
 
 @pytest.fixture
 async def supervisor() -> AsyncIterator[Supervisor]:

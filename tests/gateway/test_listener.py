@@ -230,10 +230,10 @@ async def test_a_connection_on_which_nothing_comes_is_closed_without_a_word(stag
 
 
 async def test_an_idle_connection_stays_for_its_time(stage: MakeStage) -> None:
-    s = await stage(HELLO, head_timeout_ms=50, idle_timeout_ms=400)
+    s = await stage(HELLO, head_timeout_ms=250, idle_timeout_ms=5_000)
     client = await s.client()
     assert (await ask(client, HEALTH)).status == 200
-    await asyncio.sleep(0.15)
+    await asyncio.sleep(0.35)
     assert (await ask(client, HEALTH)).status == 200
 
 

@@ -492,3 +492,16 @@ async def test_an_unknown_key_is_asked_for_again_after_a_while(
         monkeypatch.setattr(time, "monotonic", lambda: now + timedelta(minutes=1).total_seconds())
         assert not snapshot.is_known_unknown(b"0" * 32)
         monkeypatch.undo()
+
+
+async def test_a_message_that_comes_while_it_is_looking_is_not_lost(
+    catalogue: Catalogue, pg: asyncpg.Connection, other: asyncpg.Connection, postgres_url: str
+) -> None:
+    async with followed(postgres_url) as snapshot:
+        async with other.transaction():
+            await other.execute("LOCK TABLE routes IN ACCESS EXCLUSIVE MODE")
+            await catalogue.project("prj_other")  # has the routes read again, which takes a while
+            await until(lambda: is_waiting(pg))
+            await catalogue.tier("free")  # told meanwhile
+            await asyncio.sleep(0.05)
+        await caught_up(snapshot, pg)
