@@ -1,7 +1,7 @@
 """A coarse clock for deadlines: one attribute read instead of a system call per event.
 
-`now` is monotonic seconds, moved on by the gateway's ticker every TICK seconds; deadlines are therefore late by up to one
-tick. Whatever is measured or recorded asks the system's clocks instead.
+`now` is monotonic seconds, moved on by the gateway's ticker every TICK seconds; deadlines are late by up to three ticks,
+never early. Whatever is measured or recorded asks the system's clocks instead.
 """
 
 from __future__ import annotations
