@@ -186,7 +186,7 @@ class RedisPipe(asyncio.Protocol):
         self._out.clear()
         self._sent.clear()
         waiters, self._waiters = self._waiters, deque()
-        if self.available:
+        if self.available and not self._closing:
             _log.warning("redis connection lost: %s", exc or "closed by the server")
         self.available = False
         if not self._closing:

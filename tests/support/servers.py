@@ -11,7 +11,7 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,14 +33,22 @@ def quick_directory(name: str) -> Path:
     return Path(tempfile.mkdtemp(prefix=f"tollgate-test-{name}-", dir=memory if is_roomy else None))
 
 
+def _started(name: str, start: Callable[..., Server]) -> tuple[Path, Server]:
+    directory = quick_directory(name)
+    try:
+        return directory, start(directory, durable=False, remove=True)
+    except BaseException:
+        shutil.rmtree(directory)
+        raise
+
+
 class TestPostgres:
     """A server whose own database is the migrated template."""
 
     __test__ = False
 
     def __init__(self) -> None:
-        self._directory = quick_directory("postgres")
-        self.server: Server = start_postgres(self._directory, durable=False, remove=True)
+        self._directory, self.server = _started("postgres", start_postgres)
         self._loop = asyncio.new_event_loop()  # of our own: tests that are not async have databases too
         self._names = itertools.count(1)
         self._run(self._migrate())
@@ -83,8 +91,7 @@ class TestRedis:
     __test__ = False
 
     def __init__(self) -> None:
-        self._directory = quick_directory("redis")
-        self.server: Server = start_redis(self._directory, durable=False, remove=True)
+        self._directory, self.server = _started("redis", start_redis)
         self._client = redis.Redis.from_url(self.server.url)
 
     def flush(self) -> None:

