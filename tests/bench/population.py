@@ -1,0 +1,49 @@
+"""Who makes the requests: customers with a key each, one customer whose minute limit is small, and keys nobody issued.
+
+The same population is given to every peer that knows keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from ledger.keys import KeyKind, Mode, NewKey, generate
+
+PER_MINUTE: Final = 100_000_000
+QUOTA: Final = 1_000_000_000
+"""Limits that are checked and never reached."""
+TIGHT_PER_MINUTE: Final = 100
+_UNKNOWN: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Population:
+    """`keys[i]` belongs to customer `customer(i)`; the last of them is the one that soon reaches its limit."""
+
+    keys: tuple[NewKey, ...]
+    unknown: tuple[NewKey, ...]
+
+    @property
+    def roomy(self) -> tuple[NewKey, ...]:
+        """Keys that are never refused."""
+        return self.keys[:-1]
+
+    @property
+    def tight(self) -> NewKey:
+        return self.keys[-1]
+
+    @staticmethod
+    def customer(index: int) -> str:
+        """The customer's id."""
+        return f"cus_bench{index:06d}"
+
+    def is_tight(self, index: int) -> bool:
+        """True for the customer with the small limit."""
+        return index == len(self.keys) - 1
+
+
+def make_population(size: int) -> Population:
+    """`size` customers that are never refused, and the one that is."""
+    keys = tuple(generate(KeyKind.CUSTOMER, Mode.TEST) for _ in range(size + 1))
+    return Population(keys, tuple(generate(KeyKind.CUSTOMER, Mode.TEST) for _ in range(_UNKNOWN)))
