@@ -105,7 +105,8 @@ class _Parent(Collector):
                 "a worker died and is started again", extra={"worker": index, "exit_code": code, "delay_s": delay}
             )
             try:
-                await asyncio.wait_for(self._stopping.wait(), delay)
+                async with asyncio.timeout(delay):
+                    await self._stopping.wait()
             except TimeoutError:
                 pass
 

@@ -119,9 +119,9 @@ class Snapshot:
         self._task = asyncio.create_task(self._follow(), name="snapshot-follow")
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        while self._task is not None and not self._task.done():
+            self._task.cancel()  # again, should a library have swallowed it
+            await asyncio.wait((self._task,), timeout=0.5)
 
     async def _follow(self) -> None:
         delay = 0.1
@@ -152,8 +152,9 @@ class Snapshot:
                 self.is_connected = True
                 try:
                     while True:
-                        try:
-                            await asyncio.wait_for(self._wake.wait(), self._poll_interval)
+                        try:  # not wait_for: before Python 3.12 it loses a cancellation that meets the event
+                            async with asyncio.timeout(self._poll_interval):
+                                await self._wake.wait()
                         except TimeoutError:
                             pass
                         self._wake.clear()  # before looking: what is told from here on is looked at again

@@ -230,8 +230,8 @@ async def test_a_verdict_for_a_client_that_left_goes_to_the_limiter() -> None:
     ex, client = start(life())
     ex.limiter, ex.admitting = (limiter := Limiter()), True
     ex.throw(ClientGone())
-    ex.on_timeout()
     ex.on_reply([0, 1])
+    ex.on_timeout()
     assert (client.done, limiter.late) == (1, [[0, 1]])
 
 

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ledger.names import idempotency
@@ -35,6 +35,7 @@ def windows(*limits: int) -> Ask:
 
 
 @given(arrivals, st.integers(1, 5))
+@example(gaps=[0, 0, MINUTE - 1, 1], limit=3)  # two leave at the same moment, a later one stays
 @examples
 def test_a_request_is_admitted_exactly_if_fewer_than_the_limit_were_in_the_last_minute(
     clocked: ClockedScripts, gaps: list[int], limit: int

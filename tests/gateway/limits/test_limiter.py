@@ -293,6 +293,21 @@ async def test_many_settlements_after_an_outage_do_not_starve_admissions(redis_u
         assert len({event["id"] for event in events}) == len(events) == 20_000
 
 
+async def test_a_count_that_must_stand_stands_only_if_it_was_made(redis_url: str, books: Books, made: Plan) -> None:
+    made.late_event = b'{"id":"late","at":1}'
+    async with limiter_on(redis_url) as limiter:
+        asked = Asked(limiter, made)
+        await asked.answer()
+        never = Exchange(Client(), LINE, FIELDS, uuid7_digits(1), 1, 1)  # type: ignore[arg-type]
+        never.plan = made
+        for ex in (never, asked.ex, asked.ex):
+            limiter.give_back(ex)
+        await settled(limiter)
+        assert await books.quotas() == {"requests": 2}
+        assert [event["id"] for event in await books.events()] == ["late"]
+        assert await books.reservations() == []
+
+
 # -- Redis refuses
 
 

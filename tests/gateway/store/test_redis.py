@@ -309,7 +309,7 @@ async def test_a_busy_connection_is_not_a_silent_one() -> None:
 
 
 async def test_what_was_pending_when_the_connection_broke_is_lost(redis_url: str) -> None:
-    async with Relay(redis_url) as relay, connected(relay.url) as pipe:
+    async with Relay(redis_url) as relay, connected(relay.url, dead_after=0.3, deadline=0.2) as pipe:
         relay.swallows_replies = True
         waiters = [Waiter() for _ in range(3)]
         for waiter in waiters:
@@ -321,6 +321,8 @@ async def test_what_was_pending_when_the_connection_broke_is_lost(redis_url: str
         await until(lambda: pipe.available)
         assert await call(pipe, "GET", "n") == b"3"  # they were carried out all the same
         assert all(len(waiter.replies) == 1 for waiter in waiters)
+        await asyncio.sleep(0.4)  # longer than a silent connection is kept: what was lost is not waited for
+        assert (relay.connections, pipe.available) == (2, True)
 
 
 async def test_without_a_connection_a_command_is_lost_but_never_inside_send() -> None:
