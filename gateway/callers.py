@@ -56,6 +56,26 @@ class Caller:
     heads: dict[Pool, bytes] = field(default_factory=dict)
 
 
+@dataclass(slots=True, eq=False)
+class TurnedAway:
+    """A request without a valid credential, remembered for a second: who repeats it gets the same answer for less."""
+
+    line: RequestLine
+    fields: Fields
+    generation: int
+    until_ms: int
+    refusal: Refusal
+
+    def is_for(self, ex: Exchange, generation: int) -> bool:
+        """True if `ex` is that request again, and nothing has changed since."""
+        return (
+            self.line is ex.line
+            and self.fields is ex.fields
+            and self.generation == generation
+            and self.until_ms > ex.at_ms
+        )
+
+
 async def recognise(gw: Gateway, ex: Exchange, last: Caller | None) -> Caller | Refusal:
     """Match the route and identify who asks; `last` is who used this connection before."""
     line, fields = ex.line, ex.fields

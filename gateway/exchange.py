@@ -44,6 +44,8 @@ class Client(Protocol):
     peer_ip: str
     caller: Any
     """What the pipeline remembers about who uses this connection."""
+    turned_away: Any
+    """What it remembers about who tried to in vain."""
 
     def forwarded_lines(self, fields: Fields) -> bytes: ...
     def respond(self, ex: Exchange, status: int, headers: bytes, body: bytes) -> None: ...

@@ -33,7 +33,7 @@ from ledger.ids import uuid7_digits
 
 if TYPE_CHECKING:
     from config.settings import GatewaySettings
-    from gateway.callers import Caller
+    from gateway.callers import Caller, TurnedAway
     from gateway.context import Gateway
     from ledger.problems import Problem
 
@@ -88,6 +88,7 @@ class ClientConnection(asyncio.Protocol):
         "caller",
         "deadline",
         "peer_ip",
+        "turned_away",
     )
 
     def __init__(self, door: Door) -> None:
@@ -114,6 +115,7 @@ class ClientConnection(asyncio.Protocol):
         self._write_paused = False
         self._forwarded = b""
         self.caller: Caller | None = None
+        self.turned_away: TurnedAway | None = None
         self.peer_ip = ""
         self.deadline = 0.0
 

@@ -8,10 +8,10 @@ connections hand their bytes to each other meanwhile.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from gateway.auth.extract import without_parameter
-from gateway.callers import Caller, recognise
+from gateway.callers import Caller, TurnedAway, recognise
 from gateway.context import RETRY_SOON, Gateway, Refusal
 from gateway.exchange import BodyTooLarge, ClientGone, Tunnel, suspend
 from gateway.http1.response import TUNNEL
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from ledger.problems import Problem
 
 
+_TOLD_FOR_S: Final = 0.1
+"""How long a refusal is repeated word for word; the waiting time in it is then up to that much too long."""
+
+
 async def serve(gw: Gateway, ex: Exchange) -> None:
     """The life of a proxied request."""
     client = ex.client
@@ -47,8 +51,13 @@ async def serve(gw: Gateway, ex: Exchange) -> None:
         or caller.generation != gw.snapshot.generation
         or caller.good_until_ms <= ex.at_ms
     ):
+        turned_away = client.turned_away
+        if turned_away is not None and turned_away.is_for(ex, gw.snapshot.generation):
+            return refuse(gw, ex, turned_away.refusal)
         found = await recognise(gw, ex, caller)
         if isinstance(found, Refusal):
+            if found.problem.status == 401:
+                client.turned_away = TurnedAway(ex.line, ex.fields, gw.snapshot.generation, ex.at_ms + 1000, found)
             return refuse(gw, ex, found)
         client.caller = caller = found
     route, plan = caller.route, caller.plan
@@ -143,8 +152,12 @@ def ask(gw: Gateway, ex: Exchange, plan: Plan) -> Refusal | None:
     if plan.denial is not None:
         now = time.monotonic()
         if plan.denied_until > now:
-            reply, since = plan.denial
-            return _denied(denial_of(plan, later(reply, now - since))[0])
+            if plan.refused_until <= now:
+                reply, since = plan.denial
+                plan.refusal = _denied(denial_of(plan, later(reply, now - since))[0])
+                plan.refused_until = now + _TOLD_FOR_S
+            refused: Refusal = plan.refusal
+            return refused
         plan.denial = None
     if gw.limiter.is_full:
         return Refusal(problems.BACKLOG_FULL, RETRY_SOON, Admission.UNAVAILABLE)
@@ -162,7 +175,7 @@ def verdict(gw: Gateway, plan: Plan, reply: list[int] | None) -> bytes | Refusal
         return limit_headers(plan, reply)
     denial, for_s = denial_of(plan, reply)
     now = time.monotonic()
-    plan.denial, plan.denied_until = (reply, now), now + for_s
+    plan.denial, plan.denied_until, plan.refused_until = (reply, now), now + for_s, 0.0
     return _denied(denial)
 
 

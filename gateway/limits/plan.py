@@ -80,6 +80,8 @@ class Plan:
         "period_start",
         "principal",
         "quotas",
+        "refusal",
+        "refused_until",
         "reservations",
         "route",
         "settle_keys",
@@ -111,6 +113,8 @@ class Plan:
     late_event: bytes
     denied_until: float
     denial: Any
+    refusal: Any
+    refused_until: float
 
 
 def bulk(data: bytes) -> bytes:
@@ -172,6 +176,8 @@ def make_plan(
     plan.late_event = b""
     plan.denied_until = 0.0
     plan.denial = None
+    plan.refusal = None
+    plan.refused_until = 0.0
     return plan
 
 

@@ -254,7 +254,7 @@ async def test_a_secret_key_acts_for_an_end_user(stage: MakeStage, catalogue: Ca
     s = await stage(HELLO, tier={"per_minute": 5})
     await catalogue.tier("pro", per_minute=50)
     secret = await catalogue.key("sk")
-    await s.inside.caught_up(catalogue._pg)
+    await s.inside.caught_up(catalogue.pg)
     client = await s.client()
     as_bob = await ask(client, request("/api/x", secret, "X-User-Id: bob"))
     assert as_bob.headers["x-ratelimit-limit"] == "5"  # the default tier
@@ -317,8 +317,8 @@ async def test_without_a_good_key_nothing_is_forwarded(
         "revoked": await catalogue.key(revoked_at=past),
         "expired": await catalogue.key(expires_at=past),
     }
-    await catalogue._pg.execute("DELETE FROM keys WHERE hash = $1", hash_key(keys["unknown"].encode()))
-    await s.inside.caught_up(catalogue._pg)
+    await catalogue.pg.execute("DELETE FROM keys WHERE hash = $1", hash_key(keys["unknown"].encode()))
+    await s.inside.caught_up(catalogue.pg)
     client = await s.client()
     for _ in range(2):
         answer = await ask(client, request("/api/x", None, *(line.format(**keys) for line in lines)))

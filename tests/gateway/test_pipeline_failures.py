@@ -255,10 +255,10 @@ async def test_the_whole_deadline_holds_while_a_connection_is_waited_for(
 
     s = await stage(slow, route={"upstream_max_connections": 1})
     await catalogue.route("hasty", "/hasty/*", [(s.upstream.host, s.upstream.port)], total_timeout_ms=100)
-    await catalogue._pg.execute(
+    await catalogue.pg.execute(
         "UPDATE routes SET upstream_id = (SELECT id FROM upstreams WHERE name = 'api') WHERE name = 'hasty'"
     )
-    await s.inside.caught_up(catalogue._pg)
+    await s.inside.caught_up(catalogue.pg)
     first, second = await s.client(), await s.client()
     await first.send(request("/api/first", s.key))
     await until(lambda: s.upstream.received)

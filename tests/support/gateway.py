@@ -104,10 +104,10 @@ class Catalogue:
     """The rows of one project, PROJECT, in live mode."""
 
     def __init__(self, pg: asyncpg.Connection) -> None:
-        self._pg = pg
+        self.pg = pg
 
     async def project(self, project: str = PROJECT) -> str:
-        await self._pg.execute("INSERT INTO projects (id, name, kind) VALUES ($1, $1, 'saas')", project)
+        await self.pg.execute("INSERT INTO projects (id, name, kind) VALUES ($1, $1, 'saas')", project)
         return project
 
     async def tier(
@@ -121,13 +121,13 @@ class Catalogue:
     ) -> str:
         """A tier; its id."""
         tier = ids.new_id("tier")
-        await self._pg.execute(
+        await self.pg.execute(
             "INSERT INTO tiers (id, project_id, mode, name, title, requests_per_minute, is_default)"
             " VALUES ($1, $2, 'live', $3, $3, $4, $5)",
             tier, project, name, per_minute, default,
         )  # fmt: skip
         for meter, quota in (quotas or {}).items():
-            await self._pg.execute(
+            await self.pg.execute(
                 "INSERT INTO tier_quotas (tier_id, meter, quota) VALUES ($1, $2, $3)", tier, meter, quota
             )
         return tier
@@ -137,12 +137,12 @@ class Catalogue:
     ) -> str:
         """A customer, subscribed to the tier with the id `tier`; its id."""
         customer = ids.customer_id_for(project, "live", external)
-        await self._pg.execute(
+        await self.pg.execute(
             "INSERT INTO customers (id, project_id, mode, external_id) VALUES ($1, $2, 'live', $3)",
             customer, project, external,
         )  # fmt: skip
         if tier is not None:
-            await self._pg.execute(
+            await self.pg.execute(
                 "INSERT INTO subscriptions (id, project_id, mode, customer_id, tier_id, status, anchor_at)"
                 " VALUES ($1, $2, 'live', $3, $4, 'active', $5)",
                 ids.new_id("subscription"), project, customer, tier, anchor or datetime(2026, 1, 1, tzinfo=UTC),
@@ -166,7 +166,7 @@ class Catalogue:
             **columns,
         }
         places = ", ".join(f"${n + 1}" for n in range(len(row)))
-        await self._pg.execute(f"INSERT INTO keys ({', '.join(row)}) VALUES ({places})", *row.values())
+        await self.pg.execute(f"INSERT INTO keys ({', '.join(row)}) VALUES ({places})", *row.values())
         return new.text
 
     async def route(
@@ -178,11 +178,11 @@ class Catalogue:
         upstream = UpstreamSpec(name=name, targets=tuple(targets), **about_upstream)
         route = RouteSpec(name=name, path=path, upstream=name, **spec)
         upstream_id, route_id = ids.new_id("upstream"), ids.new_id("route")
-        await self._pg.execute(
+        await self.pg.execute(
             "INSERT INTO upstreams (id, project_id, name, spec) VALUES ($1, $2, $3, $4)",
             upstream_id, project, name, upstream.model_dump_json(),
         )  # fmt: skip
-        await self._pg.execute(
+        await self.pg.execute(
             "INSERT INTO routes (id, project_id, name, upstream_id, host, path, methods, spec)"
             " VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
             route_id, project, name, upstream_id, route.host, route.path, sorted(route.methods), route.model_dump_json(),
