@@ -55,6 +55,9 @@ class GatewaySettings(_Section):
         default=None,
         description="admin plane whose paths (/api/v1, /auth, pages) are served here too, http://host:port",
     )
+    max_known_heads: int = Field(
+        default=16_384, ge=1, description="request heads of known callers kept in memory by each worker, some KiB each"
+    )
     trust_forwarded: bool = Field(
         default=False, description="believe X-Forwarded-* from clients (behind a proxy of yours)"
     )

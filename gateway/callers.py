@@ -47,6 +47,7 @@ class Caller:
 
     line: RequestLine
     fields: Fields
+    peer_ip: str
     route: Route
     generation: int
     good_until_ms: float
@@ -95,7 +96,9 @@ async def recognise(gw: Gateway, ex: Exchange, last: Caller | None) -> Caller | 
         and last.good_until_ms > ex.at_ms
         and route.key_query is None
     ):
-        return Caller(line, fields, route, generation, last.good_until_ms, last.plan, last.tail, last.is_websocket)
+        return Caller(
+            line, fields, last.peer_ip, route, generation, last.good_until_ms, last.plan, last.tail, last.is_websocket
+        )
     return await identify(gw, ex, route, generation)
 
 
@@ -142,7 +145,8 @@ async def identify(gw: Gateway, ex: Exchange, route: Route, generation: int) -> 
     is_websocket = route.spec.websocket and asks_for_websocket(ex.line, ex.fields)
     if is_websocket:
         tail += b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
-    return Caller(ex.line, ex.fields, route, generation, good_until * 1000, plan, tail, is_websocket)
+    until_ms = good_until * 1000
+    return Caller(ex.line, ex.fields, ex.client.peer_ip, route, generation, until_ms, plan, tail, is_websocket)
 
 
 def refusal_of(absent: Absent, auth: AuthMode = AuthMode.KEY) -> Refusal:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 WAITING_HIGH: Final = 65_536
 _LINGER_S: Final = 2.0
+_MAX_KNOWN_BYTES: Final = 2_048
 _STATUS_LINES: Final = {s.value: b"HTTP/1.1 %d %b\r\n" % (s.value, s.phrase.encode()) for s in HTTPStatus}
 _NO_FIELDS: Final = parse_fields(b"\r\n", 1)
 _NO_LINE: Final = RequestLine(b"GET", b"/", b"/", None, 1)
@@ -46,11 +47,28 @@ _NO_LINE: Final = RequestLine(b"GET", b"/", b"/", None, 1)
 
 @dataclass(slots=True, eq=False)
 class Door:
-    """What all client connections of a worker share. `connections` are the open ones."""
+    """What all client connections of a worker share.
+
+    `connections` are the open ones. `heads` are request heads of callers that were let in, read and recognised: one that
+    comes again, on this or another connection, is neither read nor recognised again. Bound: `max_known_heads`, then all
+    are forgotten at once.
+    """
 
     gateway: Gateway
     settings: GatewaySettings
     connections: set[ClientConnection]
+    heads: dict[bytes, KnownHead] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class KnownHead:
+    """A request head, read, and who sent it last."""
+
+    start_line: bytes
+    line: RequestLine
+    fields: Fields
+    keeps_alive: bool
+    caller: Caller
 
 
 # What a connection is doing
@@ -201,6 +219,11 @@ class ClientConnection(asyncio.Protocol):
                     self.deadline = self._now() + limits.head_timeout_ms / 1000
                 self.resume_reading()
                 return
+            head = bytes(data[:end])
+            known = self._door.heads.get(head)
+            if known is not None:
+                self._begin_known(head, known, bytes(data[end:]))
+                return
             start_line, block = split_head(data, 0, end)
             line, fields = self._last_line, self._last_fields
             if start_line != self._start_line:
@@ -211,11 +234,21 @@ class ClientConnection(asyncio.Protocol):
         except Malformed as error:
             self._refuse(error.problem, error.detail)
             return
-        self._head = bytes(data[:end])
+        self._head = head
         self._start_line, self._last_line, self._last_fields = start_line, line, fields
         self._keeps_alive = keeps_alive(line.minor, fields)
         self._buffer = b""
         self._begin(bytes(data[end:]))
+
+    def _begin_known(self, head: bytes, known: KnownHead, rest: bytes) -> None:
+        """Begin the exchange of a head that was read before, here or on another connection."""
+        self._head = head
+        self._start_line, self._last_line, self._last_fields = known.start_line, known.line, known.fields
+        self._keeps_alive = known.keeps_alive
+        self._buffer = b""
+        if known.caller.peer_ip == self.peer_ip:
+            self.caller = known.caller
+        self._begin(rest)
 
     def _begin(self, rest: bytes) -> None:
         """Begin the exchange of the head read last; `rest` is what came after it."""
@@ -316,6 +349,15 @@ class ClientConnection(asyncio.Protocol):
             ex.throw(ClientGone())
 
     # -- what the exchange asks for
+
+    def remember(self, caller: Caller) -> None:
+        """Keep in mind who sent the head that was read last."""
+        self.caller = caller
+        head, heads = self._head, self._door.heads
+        if head is not None and len(head) <= _MAX_KNOWN_BYTES:
+            if len(heads) >= self._limits.max_known_heads:
+                heads.clear()
+            heads[head] = KnownHead(self._start_line, self._last_line, self._last_fields, self._keeps_alive, caller)
 
     def forwarded_lines(self, fields: Fields) -> bytes:
         """The fields that tell an upstream about the client: Via, X-Forwarded-For, -Proto and -Host."""

@@ -59,7 +59,8 @@ async def serve(gw: Gateway, ex: Exchange) -> None:
             if found.problem.status == 401:
                 client.turned_away = TurnedAway(ex.line, ex.fields, gw.snapshot.generation, ex.at_ms + 1000, found)
             return refuse(gw, ex, found)
-        client.caller = caller = found
+        caller = found
+        client.remember(caller)
     route, plan = caller.route, caller.plan
 
     # admit

@@ -63,7 +63,7 @@ async def relay(gw: Gateway, ex: Exchange, route: Route) -> None:
     tail = to_upstream(ex.fields, b"") + client.forwarded_lines(ex.fields)
     if ex.fields.chunked:
         tail += b"Transfer-Encoding: chunked\r\n"
-    caller = Caller(ex.line, ex.fields, route, 0, 0.0, _NO_PLAN, tail)
+    caller = Caller(ex.line, ex.fields, client.peer_ip, route, 0, 0.0, _NO_PLAN, tail)
     prepare(gw, ex, route)
     pool = route.pools.next()
     try:
