@@ -158,12 +158,10 @@ def refusal_of(absent: Absent, auth: AuthMode = AuthMode.KEY) -> Refusal:
 
 async def authenticate(gw: Gateway, ex: Exchange, credential: Credential, route: Route | None) -> Principal | Refusal:
     """The principal behind a credential, if it may do what the request asks."""
-    if not is_well_formed(credential.text):
-        return Refusal(problems.BAD_CREDENTIAL, _BAD_CHALLENGE)
     key_hash = hash_key(credential.text)
     principal = gw.snapshot.known(key_hash)
     if principal is None:
-        if gw.snapshot.is_known_unknown(key_hash):
+        if not is_well_formed(credential.text) or gw.snapshot.is_known_unknown(key_hash):
             return Refusal(problems.BAD_CREDENTIAL, _BAD_CHALLENGE)
         try:
             principal = await gw.snapshot.principal(key_hash)

@@ -28,6 +28,9 @@ KEY_REGEX: Final = r"(?:sk|pk|ck)_(?:live|test)_[0-9A-Za-z]{38}"
 
 _FULL = re.compile(KEY_REGEX.encode(), re.ASCII)
 
+_PAIRS: Final = tuple((a + b).encode() for a in BASE62 for b in BASE62)
+"""Two base62 digits for each number below 62²."""
+
 
 class KeyKind(StrEnum):
     """What a key may be used for."""
@@ -61,12 +64,9 @@ class NewKey:
 
 def checksum(body: bytes) -> bytes:
     """The 6 base62 characters that must follow `body` (everything before them)."""
-    value = zlib.crc32(body)
-    digits = bytearray(CHECKSUM_LENGTH)
-    for i in range(CHECKSUM_LENGTH - 1, -1, -1):
-        value, digit = divmod(value, 62)
-        digits[i] = ord(BASE62[digit])
-    return bytes(digits)
+    value, low = divmod(zlib.crc32(body), 3844)
+    high, middle = divmod(value, 3844)
+    return _PAIRS[high] + _PAIRS[middle] + _PAIRS[low]
 
 
 def is_well_formed(text: bytes) -> bool:
