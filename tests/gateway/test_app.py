@@ -91,8 +91,11 @@ def plane(postgres_url: str, redis_url: str, **settings: Any) -> Iterator[Plane]
         yield running
     finally:
         said = running.end()
-        for pid in workers:
-            eventually(lambda pid=pid: not runs(pid), what="the end of a worker")
+        try:
+            eventually(lambda: not any(map(runs, workers)), what="the end of all workers")
+        finally:
+            for pid in filter(runs, workers):
+                os.kill(pid, signal.SIGKILL)
         assert "Traceback" not in said, said
 
 

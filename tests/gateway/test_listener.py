@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.gateway.conftest import MakeStage
-from tests.gateway.wire import Answer, answering, ask, ok, payload, read_answer, read_request, request
+from tests.gateway.wire import Answer, answering, ask, drop, ok, payload, read_answer, read_request, request
 from tests.support.gateway import Books, until
 from tests.support.raw import Peer
 
@@ -154,6 +154,7 @@ async def test_a_pipeline_that_is_never_read_does_not_fill_the_memory(stage: Mak
         assert len(connection._buffer) < 1_000_000
     pouring.cancel()
     await asyncio.gather(pouring, return_exceptions=True)
+    drop(client)
 
 
 # -- keep-alive
@@ -294,6 +295,7 @@ async def test_a_client_that_takes_no_answer_at_all_does_not_stay_for_ever(
         pass
     await until(lambda: not s.inside.door.connections)
     assert has_paused
+    drop(client)
 
 
 # -- Expect: 100-continue

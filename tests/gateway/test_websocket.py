@@ -9,7 +9,7 @@ import pytest
 
 from tests.gateway.conftest import MakeStage
 from tests.gateway.metering.test_frames import frame
-from tests.gateway.wire import ask, ok, read_answer, read_request, request
+from tests.gateway.wire import ask, drop, ok, read_answer, read_request, request
 from tests.support.gateway import Books, until
 from tests.support.raw import Peer
 
@@ -167,5 +167,5 @@ async def test_a_peer_that_does_not_read_holds_the_other(stage: MakeStage) -> No
     assert sent < 2**25
     pouring.cancel()
     await asyncio.gather(pouring, return_exceptions=True)
-    client._writer.transport.abort()
+    drop(client)
     await until(lambda: not s.inside.door.connections)

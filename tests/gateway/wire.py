@@ -62,6 +62,11 @@ async def _read_chunks(peer: Peer) -> bytes:
     return body
 
 
+def drop(peer: Peer) -> None:
+    """Hang up at once, whatever is still unsent."""
+    peer._writer.transport.abort()
+
+
 async def ask(peer: Peer, data: bytes) -> Answer:
     """Send a request and read its answer."""
     await peer.send(data)
