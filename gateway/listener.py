@@ -16,17 +16,17 @@ import asyncio
 import socket
 import time
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
+from gateway.answers import AnswerWriter
 from gateway.exchange import BodyTooLarge, ClientGone, Exchange
-from gateway.http1.chunked import LAST_CHUNK, ChunkedDecoder, encode_chunk
+from gateway.http1.chunked import ChunkedDecoder
 from gateway.http1.errors import Malformed
 from gateway.http1.fields import Fields, parse_fields
 from gateway.http1.head import find_head, split_head
 from gateway.http1.request import RequestLine, check_request, keeps_alive, parse_request_line
-from gateway.http1.response import CHUNKED, UNTIL_CLOSE
 from gateway.metrics import Admission
+from gateway.proxy.headers import forwarded_lines
 from gateway.routes import life_of
 from ledger import problems
 from ledger.ids import uuid7_digits
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 WAITING_HIGH: Final = 65_536
 _LINGER_S: Final = 2.0
 _MAX_KNOWN_BYTES: Final = 2_048
-_STATUS_LINES: Final = {s.value: b"HTTP/1.1 %d %b\r\n" % (s.value, s.phrase.encode()) for s in HTTPStatus}
 _NO_FIELDS: Final = parse_fields(b"\r\n", 1)
 _NO_LINE: Final = RequestLine(b"GET", b"/", b"/", None, 1)
 
@@ -77,21 +76,17 @@ _HEAD, _EXCHANGE, _TUNNEL, _LINGER, _CLOSED = range(5)
 _NO_BODY, _LENGTH, _CHUNKED = range(3)
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(AnswerWriter):
     """See the module."""
 
     __slots__ = (
         "_body",
         "_body_timeout",
         "_buffer",
-        "_chunked_out",
-        "_close_after",
         "_decoder",
         "_door",
         "_ex",
-        "_forwarded",
         "_head",
-        "_head_out",
         "_idle_timeout",
         "_keeps_alive",
         "_last_fields",
@@ -99,9 +94,9 @@ class ClientConnection(asyncio.Protocol):
         "_left",
         "_limits",
         "_reading_paused",
+        "_scheme",
         "_start_line",
         "_state",
-        "_transport",
         "_write_paused",
         "caller",
         "deadline",
@@ -110,11 +105,11 @@ class ClientConnection(asyncio.Protocol):
     )
 
     def __init__(self, door: Door) -> None:
+        super().__init__(door.gateway.clock)
         self._door = door
         self._limits = door.settings
         self._idle_timeout = door.settings.idle_timeout_ms / 1000
         self._body_timeout = door.settings.body_timeout_ms / 1000
-        self._transport: asyncio.Transport | None = None
         self._state = _HEAD
         self._buffer: bytes | bytearray = b""
         self._head: bytes | None = None
@@ -126,12 +121,9 @@ class ClientConnection(asyncio.Protocol):
         self._body = _NO_BODY
         self._left = 0
         self._decoder: ChunkedDecoder | None = None
-        self._head_out = b""
-        self._chunked_out = False
-        self._close_after = False
         self._reading_paused = False
         self._write_paused = False
-        self._forwarded = b""
+        self._scheme = b"http"
         self.caller: Caller | None = None
         self.turned_away: TurnedAway | None = None
         self.peer_ip = ""
@@ -146,8 +138,8 @@ class ClientConnection(asyncio.Protocol):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         peer = transport.get_extra_info("peername")
         self.peer_ip = peer[0] if isinstance(peer, tuple) else "127.0.0.1"
-        scheme = b"https" if transport.get_extra_info("ssl_object") else b"http"
-        self._forwarded = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\n" % (self.peer_ip.encode(), scheme)
+        if transport.get_extra_info("ssl_object"):
+            self._scheme = b"https"
         transport.set_write_buffer_limits(high=WAITING_HIGH)
         self._door.connections.add(self)
         self._door.gateway.metrics.counts["connections_total"] += 1
@@ -360,52 +352,8 @@ class ClientConnection(asyncio.Protocol):
             heads[head] = KnownHead(self._start_line, self._last_line, self._last_fields, self._keeps_alive, caller)
 
     def forwarded_lines(self, fields: Fields) -> bytes:
-        """The fields that tell an upstream about the client: Via, X-Forwarded-For, -Proto and -Host."""
-        host = b"X-Forwarded-Host: %b\r\n" % fields.host if fields.host else b""
-        if not self._door.settings.trust_forwarded:
-            return b"Via: 1.1 tollgate\r\n%b%b" % (self._forwarded, host)
-        earlier = b", ".join(fields.values(b"x-forwarded-for"))
-        chain = b"%b, %b" % (earlier, self.peer_ip.encode()) if earlier else self.peer_ip.encode()
-        scheme = fields.index.get(b"x-forwarded-proto")
-        lines = self._forwarded if scheme is None else b"X-Forwarded-Proto: %b\r\n" % scheme
-        if scheme is None:
-            lines = lines[lines.index(b"\r\n") + 2 :]
-        theirs = fields.index.get(b"x-forwarded-host")
-        if theirs is not None:
-            host = b"X-Forwarded-Host: %b\r\n" % theirs
-        return b"Via: 1.1 tollgate\r\nX-Forwarded-For: %b\r\n%b%b" % (chain, lines, host)
-
-    def respond(self, ex: Exchange, status: int, headers: bytes, body: bytes) -> None:
-        """Write a whole answer of the gateway's own."""
-        if self._transport is None:
-            return
-        if not ex.body_done:
-            self._close_after = True
-        ex.status, ex.response_started = status, True
-        head = b"%b%bContent-Length: %d\r\n%bX-Request-Id: %b\r\n%b\r\n" % (
-            _STATUS_LINES[status],
-            headers,
-            len(body),
-            self._door.gateway.clock.date_line,
-            ex.id,
-            self._connection_line(ex),
-        )
-        self._transport.write(head if ex.line.method == b"HEAD" else head + body)
-
-    def start_response(self, ex: Exchange, lead: bytes, extra: bytes, framing: int) -> None:
-        """Begin an upstream's answer: `lead` is its head so far, `extra` further lines; the body follows by write_body."""
-        if not ex.body_done:
-            self._close_after = True
-        coding = b""
-        self._chunked_out = False
-        if framing in (CHUNKED, UNTIL_CLOSE):
-            if ex.line.minor:
-                self._chunked_out = True
-                coding = b"Transfer-Encoding: chunked\r\n"
-            else:
-                self._close_after = True
-        ex.response_started = True
-        self._head_out = b"%b%bX-Request-Id: %b\r\n%b%b\r\n" % (lead, extra, ex.id, coding, self._connection_line(ex))
+        """The fields that tell an upstream about the client."""
+        return forwarded_lines(fields, self.peer_ip, self._scheme, is_trusted=self._limits.trust_forwarded)
 
     def start_tunnel(self, ex: Exchange, lead: bytes, extra: bytes) -> None:
         """Agree to a WebSocket: from here on bytes pass both ways, and the connection ends with it."""
@@ -422,49 +370,6 @@ class ClientConnection(asyncio.Protocol):
         kept, self._buffer = bytes(self._buffer), b""
         if kept:
             ex.tunnel_in(kept)
-
-    def _connection_line(self, ex: Exchange) -> bytes:
-        if self._close_after:
-            return b"Connection: close\r\n"
-        return b"" if ex.line.minor else b"Connection: keep-alive\r\n"
-
-    def write_body(self, data: bytes) -> None:
-        transport = self._transport
-        if transport is None:
-            return
-        if self._chunked_out:
-            data = encode_chunk(data)
-        if self._head_out:
-            data = self._head_out + data
-            self._head_out = b""
-        transport.write(data)
-
-    def end_body(self, trailers: bytes) -> None:
-        transport = self._transport
-        if transport is None:
-            return
-        rest = self._head_out
-        self._head_out = b""
-        if self._chunked_out:
-            self._chunked_out = False
-            rest += b"0\r\n%b\r\n" % trailers if trailers else LAST_CHUNK
-        if rest:
-            transport.write(rest)
-
-    def flush_head(self) -> None:
-        """Send a head that waits for its body's first piece."""
-        if self._head_out and self._transport is not None:
-            self._transport.write(self._head_out)
-            self._head_out = b""
-
-    def send_continue(self) -> None:
-        if self._transport is not None:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    def write_interim(self, lead: bytes) -> None:
-        """Pass an interim answer (103 Early Hints) on: its status line and fields."""
-        if self._transport is not None:
-            self._transport.write(lead + b"\r\n")
 
     def pause_reading(self) -> None:
         if self._transport is not None and not self._reading_paused:
@@ -500,7 +405,7 @@ class ClientConnection(asyncio.Protocol):
                 self._linger()
             return
         self._state = _HEAD
-        self.deadline = self._door.gateway.clock.now + self._idle_timeout
+        self.deadline = self._clock.now + self._idle_timeout
         if self._reading_paused:
             self._read_on()
         if self._buffer and not self._write_paused:
@@ -510,7 +415,7 @@ class ClientConnection(asyncio.Protocol):
     # -- time
 
     def _now(self) -> float:
-        return self._door.gateway.clock.now
+        return self._clock.now
 
     def _soon(self) -> None:
         asyncio.get_running_loop().call_soon(self._read_kept)

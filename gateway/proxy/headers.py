@@ -102,6 +102,19 @@ def to_client(fields: Fields, *, drop_length: bool) -> bytes:
     return b"".join([line for name, _, line in fields.items if name not in dropped])
 
 
+def forwarded_lines(fields: Fields, peer_ip: str, scheme: bytes, *, is_trusted: bool) -> bytes:
+    """Via, X-Forwarded-For, -Proto and -Host, as lines: about the peer, or, if it is trusted, about whom it speaks for."""
+    peer = peer_ip.encode()
+    host = fields.host
+    if is_trusted:
+        earlier = fields.values(b"x-forwarded-for")
+        peer = b", ".join((*earlier, peer))
+        scheme = fields.index.get(b"x-forwarded-proto", scheme)
+        host = fields.index.get(b"x-forwarded-host", host)
+    lines = b"Via: 1.1 tollgate\r\nX-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\n" % (peer, scheme)
+    return lines + b"X-Forwarded-Host: %b\r\n" % host if host else lines
+
+
 def safe_value(text: str) -> bytes:
     """A value for a field of ours; what cannot stand in a field is replaced, so no identity can split a head."""
     return "".join(c if " " < c <= "~" else "?" for c in text).encode()
