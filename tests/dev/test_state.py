@@ -6,11 +6,11 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from tests.support.processes import runs
 from tollgate.commands import UserError
 from tollgate.dev.state import StateDirectory
 
@@ -63,14 +63,17 @@ def test_keys_are_read_back_and_a_broken_file_counts_as_none(tmp_path: Path) -> 
 
 def test_a_new_owner_waits_for_what_a_killed_one_left(tmp_path: Path) -> None:
     first = StateDirectory.open(tmp_path)
-    guard = subprocess.Popen(["sh", "-c", "sleep 0.3; : guard.py"])
-    first.note_children([os.getppid(), guard.pid])  # the first number is somebody else's by now
-    first.write_info({})
-    first.close()
+    with subprocess.Popen(["sh", "-c", "read _; : guard.py"], stdin=subprocess.PIPE) as guard:
+        assert guard.stdin is not None
+        first.note_children([os.getppid(), guard.pid])  # the first number is somebody else's by now
+        first.write_info({})
+        first.close()
 
-    second = StateDirectory.open(tmp_path)
-    second.begin()
-    assert not runs(guard.pid)
-    guard.wait()
+        second = StateDirectory.open(tmp_path)
+        ending = threading.Timer(0.3, guard.stdin.close)
+        ending.start()
+        second.begin()
+        assert guard.stdin.closed, "it did not wait"
+        ending.join()
     assert not second.info_file.exists()
     second.close()
