@@ -7,7 +7,7 @@ its kind, its scopes (`admin`, if it has any), its origins and addresses: else 4
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
 import asyncpg
@@ -18,6 +18,7 @@ from admin.nouns import Scope
 from ledger import problems, sql
 from ledger.keys import KeyKind, Mode, hash_key, is_well_formed
 from ledger.problems import Problem
+from ledger.restrictions import is_address_allowed, is_origin_allowed
 
 SCOPE: Final = "admin"
 """The scope a key must have to use this API, if it has scopes at all."""
@@ -87,23 +88,6 @@ def permit(credential: Credential, endpoint: Endpoint, origin: str | None, addre
         raise Denied(problems.FORBIDDEN, "This takes a secret key of the platform's own project.")
     if credential.allowed_origins and not is_origin_allowed(origin, credential.allowed_origins):
         raise Denied(problems.ORIGIN_NOT_ALLOWED)
-    if credential.allowed_ips and not (
-        address is not None and any(ip_address(address) in network for network in credential.allowed_ips)
-    ):
+    if credential.allowed_ips and not (address is not None and is_address_allowed(address, credential.allowed_ips)):
         raise Denied(problems.IP_NOT_ALLOWED)
     return caller
-
-
-def is_origin_allowed(origin: str | None, allowed: tuple[str, ...]) -> bool:
-    """`https://app.example.com` matches itself, `app.example.com` and `*.example.com`; `*` matches any origin."""
-    if origin is None:
-        return False
-    origin = origin.lower()
-    scheme, _, host = origin.partition("://")
-    for pattern in allowed:
-        wanted_scheme, has_scheme, wanted = pattern.lower().rpartition("://")
-        if has_scheme and wanted_scheme != scheme:
-            continue
-        if wanted in ("*", host) or (wanted.startswith("*.") and host.endswith(wanted[1:])):
-            return True
-    return False

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from admin.api.authenticate import is_origin_allowed
 from admin.keys import get_key, list_keys, revoke_key
 from admin.nouns import Scope
 from ledger.keys import KeyKind, Mode, generate
+from ledger.restrictions import is_origin_allowed
 from tests.admin.api.conftest import World
 
 TIERS = "/api/v1/tiers"
