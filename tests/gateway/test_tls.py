@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +17,8 @@ from cryptography.x509.oid import NameOID
 
 from config.settings import GatewaySettings
 from gateway.tls import Certificate, TlsError, certificate_of
+from tests.gateway.test_app import Plane
+from tests.support.processes import eventually
 
 
 def write_pair(directory: Path, name: str) -> tuple[Path, Path]:
@@ -102,3 +105,29 @@ def test_the_settings_name_both_files_or_none(tmp_path: Path) -> None:
     assert certificate_of(GatewaySettings(tls_certificate=chain, tls_key=key)) is not None
     with pytest.raises(ValueError, match="go together"):
         GatewaySettings(tls_certificate=chain)
+
+
+def test_the_gateways_port_speaks_https_and_nothing_else(tmp_path: Path, postgres_url: str, redis_url: str) -> None:
+    chain, key = write_pair(tmp_path, "gate.test")
+    running = Plane(postgres_url, redis_url, tls_certificate=chain, tls_key=key)
+    client = ssl.create_default_context()
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+
+    def health() -> bytes:
+        try:
+            with (
+                socket.create_connection(("127.0.0.1", running.port), timeout=5) as plain,
+                client.wrap_socket(plain, server_hostname="gate.test") as connection,
+            ):
+                connection.sendall(b"GET /health HTTP/1.1\r\nHost: gate.test\r\nConnection: close\r\n\r\n")
+                return connection.recv(65_536)
+        except OSError:
+            return b""
+
+    try:
+        eventually(lambda: health().startswith(b"HTTP/1.1 200 OK"), within_s=20, what="an answer over HTTPS")
+        assert running.get(running.port, "/health") == (0, "")
+    finally:
+        running.process.terminate()
+        running.process.wait(timeout=10)
+        running.end()
