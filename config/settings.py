@@ -41,6 +41,9 @@ class GatewaySettings(_Section):
     )
     idle_timeout_ms: Milliseconds = Field(default=75_000, description="how long an idle client connection is kept")
     drain_timeout_ms: Milliseconds = Field(default=30_000, description="time open requests get to finish at shutdown")
+    drain_idle_ms: Milliseconds = Field(
+        default=1_000, description="time idle connections get for one more request at shutdown, before they are closed"
+    )
     store_deadline_ms: Milliseconds = Field(
         default=100, description="longest wait for Redis before the route's policy rules"
     )

@@ -1,11 +1,12 @@
 """The gateway plane's parent process: keeps N workers alive and adds up what they count.
 
-The parent holds the port's number, starts the workers, restarts the ones that die (after 0.1 s, doubling to 5 s while they
-die young) and serves /metrics for all of them. Each worker listens on the same port (SO_REUSEPORT), with an event loop of
-its own. Settings go to a worker over its standard input, never over the command line; when that pipe closes, the parent is
-gone and the worker stops. Over its standard output a worker says when it is ready and, once a second, what it has counted.
+The parent holds the port, one listening socket per worker (gateway.slots), restarts workers that die, and serves /metrics
+for all of them. Each worker has an event loop of its own; when its standard input closes, the parent is gone and it stops.
 
 SIGTERM or SIGINT: workers stop accepting, finish what is open within `drain_timeout_ms`, settle, and exit.
+SIGHUP: the settings are read again and the workers are replaced one after the other, each new one serving before the old
+one finishes, without a failed request. So settings, certificates and a newly installed version take effect; what the
+parent itself holds (addresses, ports, number of workers) needs a restart, and is said so.
 """
 
 from __future__ import annotations
@@ -13,11 +14,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import socket
-import sys
+from collections.abc import Callable
 from typing import Any, Final
 
-import orjson
 import uvloop
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -27,21 +26,27 @@ from prometheus_client.registry import Collector
 from config.log import setup
 from config.settings import Settings
 from gateway.metrics import families, merge
+from gateway.slots import Slot, WorkerProcess, listen_in
 from gateway.store.redis import address_of
 from gateway.tls import TlsError, certificate_of
 
 _log = logging.getLogger("gateway.app")
-_BACKOFF_S: Final = (0.1, 5.0)
-_OLD_ENOUGH_S: Final = 10.0
+_HELD_BY_PARENT: Final = ("host", "port", "metrics_port", "workers")
 
 
 class StartError(Exception):
     """The gateway cannot start; the message says what to change."""
 
 
-def main(settings: Settings) -> None:
-    """Run the gateway plane until SIGTERM or SIGINT. Raises StartError."""
+def main(settings: Settings, reload: Callable[[], Settings]) -> None:
+    """Run the gateway plane until SIGTERM or SIGINT. `reload` reads the settings again; it may raise. Raises StartError."""
     setup(settings, plane="gateway")
+    _check(settings)
+    uvloop.run(_Parent(settings, reload).run())
+
+
+def _check(settings: Settings) -> None:
+    """Raises StartError when no worker could ever start with these settings."""
     if settings.postgres_url is None or settings.redis_url is None:
         raise StartError("the gateway needs postgres_url and redis_url (TOLLGATE_POSTGRES_URL, TOLLGATE_REDIS_URL)")
     try:
@@ -49,95 +54,92 @@ def main(settings: Settings) -> None:
         certificate_of(settings.gateway)
     except (TlsError, ValueError) as error:
         raise StartError(str(error)) from None
-    uvloop.run(_Parent(settings).run())
 
 
 class _Parent(Collector):
     """Keeps the workers alive and adds up what they count."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, reload: Callable[[], Settings]) -> None:
         self._settings = settings
+        self._reload = reload
         self._stopping = asyncio.Event()
-        self._workers: dict[int, asyncio.subprocess.Process] = {}
-        self._latest: dict[int, dict[str, Any]] = {}
+        self._hung_up = asyncio.Event()
+        self._slots: list[Slot] = []
+        self._workers: dict[WorkerProcess, asyncio.Task[None]] = {}
         self._buried: dict[str, Any] = {}
-        self._ready: set[int] = set()
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up.set)
         gateway = self._settings.gateway
-        with _hold_port(gateway.host, gateway.port) as held:
-            port = held.getsockname()[1]
+        try:
+            listeners = listen_in(gateway.workers, gateway.host, gateway.port)
+        except OSError as error:
+            why = error.strerror or error
+            raise StartError(f"gateway.port {gateway.port} on {gateway.host}: {why}") from None
+        port = listeners[0].getsockname()[1]
+        self._slots = [
+            Slot(i, listener, lambda: _plain(self._settings), self._begun, self._stopping)
+            for i, listener in enumerate(listeners)
+        ]
+        try:
             runner = await self._serve_metrics()
-            keepers = [asyncio.create_task(self._keep(i, port), name=f"worker-{i}") for i in range(gateway.workers)]
+            tasks = [asyncio.create_task(slot.keep(), name=f"slot-{i}") for i, slot in enumerate(self._slots)]
+            tasks.append(asyncio.create_task(self._reload_when_told(), name="reload"))
             _log.info("listening", extra={"host": gateway.host, "port": port, "workers": gateway.workers})
             await self._stopping.wait()
-            self._signal_all(signal.SIGTERM)
-            _, late = await asyncio.wait(keepers, timeout=gateway.drain_timeout_ms / 1000 + 5)
-            self._signal_all(signal.SIGKILL)
-            if late:
-                await asyncio.wait(late)
-            await runner.cleanup()
+        finally:
+            for slot in self._slots:
+                slot.close()
+        for worker in self._workers:
+            worker.send(signal.SIGTERM)
+        await self._all_ended(self._settings.gateway.drain_timeout_ms / 1000 + 5)
+        for worker in self._workers:
+            worker.send(signal.SIGKILL)
+        self._hung_up.set()  # whoever waits for it sees that it is over
+        await asyncio.gather(*tasks)
+        await self._all_ended(None)
+        await runner.cleanup()
 
-    def _signal_all(self, number: signal.Signals) -> None:
-        for process in self._workers.values():
-            try:
-                process.send_signal(number)
-            except ProcessLookupError:  # it has ended and is about to be noticed
-                pass
+    async def _all_ended(self, within_s: float | None) -> None:
+        if self._workers:
+            await asyncio.wait(self._workers.values(), timeout=within_s)
 
-    async def _keep(self, index: int, port: int) -> None:
-        """One worker after the other in one place."""
-        delay = _BACKOFF_S[0]
-        loop = asyncio.get_running_loop()
-        while not self._stopping.is_set():
-            began = loop.time()
-            try:
-                code: int | str = await self._run_worker(index, port)
-            except OSError as error:  # no process or no memory to be had: perhaps later
-                code = str(error)
+    async def _reload_when_told(self) -> None:
+        """Replace the workers one after the other, each time that SIGHUP asked for it."""
+        while True:
+            await self._hung_up.wait()
+            self._hung_up.clear()
             if self._stopping.is_set():
                 return
-            delay = _BACKOFF_S[0] if loop.time() - began > _OLD_ENOUGH_S else min(_BACKOFF_S[1], delay * 2)
-            _log.error(
-                "a worker died and is started again", extra={"worker": index, "exit_code": code, "delay_s": delay}
-            )
             try:
-                async with asyncio.timeout(delay):
-                    await self._stopping.wait()
-            except TimeoutError:
-                pass
+                settings = self._reload()
+                _check(settings)
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with them, the running ones go on
+                _log.error("the settings stay as they were: %s", error)
+                continue
+            before, after = self._settings.gateway, settings.gateway
+            for name in _HELD_BY_PARENT:
+                if getattr(before, name) != getattr(after, name):
+                    _log.warning("gateway.%s changes only when the gateway is restarted", name)
+            self._settings = settings
+            replaced = 0
+            for slot in self._slots:
+                replaced += await slot.replace(after.drain_timeout_ms / 1000)
+            _log.info("workers replaced", extra={"replaced": replaced, "workers": len(self._slots)})
 
-    async def _run_worker(self, index: int, port: int) -> int:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "gateway.worker",
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=16 * 2**20, start_new_session=True,
-        )  # fmt: skip
-        assert process.stdin is not None
-        assert process.stdout is not None
-        self._workers[index] = process
-        if self._stopping.is_set():
-            process.terminate()
-        try:
-            process.stdin.write(orjson.dumps({"port": port, "settings": _plain(self._settings)}) + b"\n")
-            async for line in process.stdout:
-                message = orjson.loads(line)
-                if "ready" in message:
-                    self._ready.add(index)
-                else:
-                    self._latest[index] = message
-        except (ConnectionError, orjson.JSONDecodeError, ValueError) as error:
-            _log.error("lost touch with a worker: %s", error, extra={"worker": index})
-            process.kill()
-        code = await process.wait()
-        del self._workers[index]
-        self._ready.discard(index)
-        last = self._latest.pop(index, None)
-        if last is not None:
-            self._buried = merge((self._buried, {**last, "gauges": {}}))
-        return code
+    def _begun(self, worker: WorkerProcess) -> None:
+        task = asyncio.create_task(worker.follow(), name=f"worker-{worker.pid}")
+        self._workers[worker] = task
+        task.add_done_callback(lambda _: self._bury(worker))
+
+    def _bury(self, worker: WorkerProcess) -> None:
+        """It has ended: what it counted stays counted."""
+        del self._workers[worker]
+        if worker.latest is not None:
+            self._buried = merge((self._buried, {**worker.latest, "gauges": {}}))
 
     async def _serve_metrics(self) -> web.AppRunner:
         registry = CollectorRegistry()
@@ -147,8 +149,8 @@ class _Parent(Collector):
             return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
         async def health(_: web.Request) -> web.Response:
-            is_up = len(self._ready) == self._settings.gateway.workers
-            return web.json_response({"workers_ready": len(self._ready)}, status=200 if is_up else 503)
+            ready = sum(slot.is_ready for slot in self._slots)
+            return web.json_response({"workers_ready": ready}, status=200 if ready == len(self._slots) else 503)
 
         app = web.Application()
         app.add_routes([web.get("/metrics", metrics), web.get("/health", health)])
@@ -163,24 +165,8 @@ class _Parent(Collector):
 
     def collect(self) -> list[Any]:
         """Prometheus families of all workers together, the dead included."""
-        return families(merge((self._buried, *self._latest.values())), len(self._workers))
-
-
-def _hold_port(host: str, port: int) -> socket.socket:
-    """A bound, silent socket: it keeps the number (also one picked by the system) while workers come and go."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:  # without SO_REUSEPORT: notices any other listener
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-            port = probe.getsockname()[1]
-        held = socket.socket(family, socket.SOCK_STREAM)
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        held.bind((host, port))
-    except OSError as error:
-        raise StartError(f"gateway.port {port} on {host}: {error.strerror or error}") from None
-    return held
+        living = [worker.latest for worker in self._workers if worker.latest is not None]
+        return families(merge((self._buried, *living)), len(self._workers))
 
 
 def _plain(settings: Settings) -> dict[str, Any]:

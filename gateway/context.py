@@ -35,6 +35,7 @@ class Gateway:
     trust_forwarded: bool
     tokens: Tokens
     is_draining: bool = False
+    is_followed: bool = False
     admin: Route | None = None
     """Where requests for the admin plane go."""
     incidents: Incidents = field(default_factory=Incidents)

@@ -398,7 +398,7 @@ class ClientConnection(AnswerWriter):
         self._ex = None
         if self._transport is None or self._state == _CLOSED:
             return
-        if self._close_after or self._body != _NO_BODY or self._door.gateway.is_draining:
+        if self._close_after or self._body != _NO_BODY:
             if self._body == _NO_BODY and ex.body_done and not self._buffer:
                 self._close()
             else:
@@ -406,6 +406,8 @@ class ClientConnection(AnswerWriter):
             return
         self._state = _HEAD
         self.deadline = self._clock.now + self._idle_timeout
+        if self._door.gateway.is_draining:
+            self.drain()  # its answer had begun before, and did not say that it is the last
         if self._reading_paused:
             self._read_on()
         if self._buffer and not self._write_paused:
@@ -466,9 +468,15 @@ class ClientConnection(AnswerWriter):
             self.abort()
 
     def drain(self) -> None:
-        """The gateway stops: an idle connection closes now, a busy one after its answer."""
-        if self._ex is None and self._transport is not None:
-            self._transport.close()
+        """The gateway stops: the connection's next answer says that it is the last, and who asks for none is closed.
+
+        Closing at once would cross with a request that is on its way.
+        """
+        if self._ex is None:
+            if self._state == _HEAD:
+                self.deadline = min(self.deadline, self._now() + self._limits.drain_idle_ms / 1000)
+        elif not self._ex.response_started:
+            self._close_after = True
 
 
 def _time_out(ex: Exchange) -> None:

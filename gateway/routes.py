@@ -87,7 +87,7 @@ async def _ready(gw: Gateway, ex: Exchange) -> None:
     }
     # Without Postgres, known keys go on being served; a gateway that never reached it cannot serve anything.
     is_ready = snapshot.is_loaded and snapshot.is_connected and redis.available and not gw.limiter.is_full
-    is_ready = is_ready and not gw.is_draining
+    is_ready = is_ready and (gw.is_followed or not gw.is_draining)
     body = orjson.dumps({"status": "ready" if is_ready else "not ready", "checks": checks})
     ex.client.respond(ex, 200 if is_ready else 503, _JSON, body)
 

@@ -1,9 +1,11 @@
 """One gateway worker: the composition root of the process that serves clients.
 
-Started by the parent (gateway.app), which writes one JSON line to standard input: the port and the settings. Standard
-output carries a line when the worker is ready and then, once a second, what it has counted. The end of standard input
-means that the parent is gone, and stops the worker as SIGTERM does: no new connections, open requests finish within
-`drain_timeout_ms`, everything is settled, then exit.
+Started by the parent (gateway.slots), which writes one JSON line to standard input: the descriptor of the inherited
+listening socket and the settings. Standard output carries a line when the worker is ready and then, once a second, what it
+has counted. The end of standard input means that the parent is gone, and stops the worker as SIGTERM does: no new
+connections, open requests finish within `drain_timeout_ms`, idle connections are told to go with their next answer or
+close after `drain_idle_ms`, everything is settled, then exit. SIGUSR2 does the same to a worker that has a successor:
+the gateway stays ready.
 """
 
 from __future__ import annotations
@@ -83,16 +85,18 @@ def _sign_of_life(name: str) -> tuple[str, ...]:
 class Worker:
     """One worker process: wires everything, runs, and takes it down in reverse order."""
 
-    def __init__(self, settings: Settings, port: int) -> None:
+    def __init__(self, settings: Settings, listener: socket.socket) -> None:
         self._settings = settings
-        self._port = port
+        self._listener = listener
         self._stopping = asyncio.Event()
+        self._is_followed = False
         self._out: asyncio.WriteTransport | None = None
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGUSR2, self._make_room)
         gateway_settings = self._settings.gateway
         name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         door = build_door(self._settings, name)
@@ -104,10 +108,7 @@ class Worker:
         certificate = certificate_of(gateway_settings)
         server = await loop.create_server(
             lambda: ClientConnection(door),
-            gateway_settings.host,
-            self._port,
-            reuse_port=True,
-            backlog=2048,
+            sock=self._listener,
             ssl=certificate.context if certificate else None,
             ssl_handshake_timeout=gateway_settings.head_timeout_ms / 1000 if certificate else None,
         )
@@ -122,11 +123,13 @@ class Worker:
         self._say({"ready": True})
         await self._stopping.wait()
 
-        gateway.is_draining = True
+        gateway.is_draining, gateway.is_followed = True, self._is_followed
         server.close()
         deadline = loop.time() + gateway_settings.drain_timeout_ms / 1000
         for connection in tuple(door.connections):
             connection.drain()
+        if certificate is not None:  # those in the middle of the handshake are not among the connections yet
+            await asyncio.sleep(min(gateway_settings.drain_idle_ms, gateway_settings.drain_timeout_ms) / 1000)
         while door.connections and loop.time() < deadline:
             await asyncio.sleep(0.02)
         for connection in tuple(door.connections):
@@ -141,6 +144,11 @@ class Worker:
         await gateway.tokens.close()
         await snapshot.close()
         await redis.close()
+
+    def _make_room(self) -> None:
+        """Another worker serves in this place by now."""
+        self._is_followed = True
+        self._stopping.set()
 
     async def _until_ready(self, door: Door) -> None:
         """Wait until there is something to serve with: a worker that listens takes its share of the connections.
@@ -259,7 +267,7 @@ def _worker_main() -> None:
     message = orjson.loads(first)
     settings = Settings.model_validate(message["settings"])
     setup(settings, plane="gateway")
-    uvloop.run(Worker(settings, message["port"]).run())
+    uvloop.run(Worker(settings, socket.socket(fileno=message["listener"])).run())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`tollgate gateway`: run the data plane in the foreground until SIGTERM or Ctrl-C."""
+"""`tollgate gateway`: run the data plane in the foreground until SIGTERM or Ctrl-C; SIGHUP replaces its workers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
 
     setup(settings, "gateway")
     try:
-        main(settings)
+        main(settings, reload=lambda: load_settings(args).settings)
     except StartError as error:
         raise UserError(str(error)) from None
     return 0
