@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 WAITING_HIGH: Final = 65_536
 _LINGER_S: Final = 2.0
 _MAX_KNOWN_BYTES: Final = 2_048
+_MAX_STRANGERS: Final = 4_096
 _NO_FIELDS: Final = parse_fields(b"\r\n", 1)
 _NO_LINE: Final = RequestLine(b"GET", b"/", b"/", None, 1)
 
@@ -50,24 +51,27 @@ class Door:
 
     `connections` are the open ones. `heads` are request heads of callers that were let in, read and recognised: one that
     comes again, on this or another connection, is neither read nor recognised again. Bound: `max_known_heads`, then all
-    are forgotten at once.
+    are forgotten at once. `strangers` are the same of requests answered with 401, kept apart so that a flood of them cannot
+    push the others out. Bound: 4,096.
     """
 
     gateway: Gateway
     settings: GatewaySettings
     connections: set[ClientConnection]
     heads: dict[bytes, KnownHead] = field(default_factory=dict)
+    strangers: dict[bytes, KnownHead] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
 class KnownHead:
-    """A request head, read, and who sent it last."""
+    """A request head, read, and who sent it last: a caller that was let in, or one that was not."""
 
     start_line: bytes
     line: RequestLine
     fields: Fields
     keeps_alive: bool
-    caller: Caller
+    caller: Caller | None
+    turned_away: TurnedAway | None = None
 
 
 # What a connection is doing
@@ -212,7 +216,7 @@ class ClientConnection(AnswerWriter):
                 self.resume_reading()
                 return
             head = bytes(data[:end])
-            known = self._door.heads.get(head)
+            known = self._door.heads.get(head) or self._door.strangers.get(head)
             if known is not None:
                 self._begin_known(head, known, bytes(data[end:]))
                 return
@@ -238,8 +242,11 @@ class ClientConnection(AnswerWriter):
         self._start_line, self._last_line, self._last_fields = known.start_line, known.line, known.fields
         self._keeps_alive = known.keeps_alive
         self._buffer = b""
-        if known.caller.peer_ip == self.peer_ip:
-            self.caller = known.caller
+        caller = known.caller
+        if caller is None:
+            self.turned_away = known.turned_away
+        elif caller.peer_ip == self.peer_ip:
+            self.caller = caller
         self._begin(rest)
 
     def _begin(self, rest: bytes) -> None:
@@ -345,11 +352,23 @@ class ClientConnection(AnswerWriter):
     def remember(self, caller: Caller) -> None:
         """Keep in mind who sent the head that was read last."""
         self.caller = caller
-        head, heads = self._head, self._door.heads
+        self._keep_head(self._door.heads, self._limits.max_known_heads, caller, None)
+
+    def remember_stranger(self, turned_away: TurnedAway) -> None:
+        """Keep in mind that the head that was read last was answered with 401."""
+        self.turned_away = turned_away
+        self._keep_head(self._door.strangers, _MAX_STRANGERS, None, turned_away)
+
+    def _keep_head(
+        self, heads: dict[bytes, KnownHead], bound: int, caller: Caller | None, turned_away: TurnedAway | None
+    ) -> None:
+        head = self._head
         if head is not None and len(head) <= _MAX_KNOWN_BYTES:
-            if len(heads) >= self._limits.max_known_heads:
+            if len(heads) >= bound:
                 heads.clear()
-            heads[head] = KnownHead(self._start_line, self._last_line, self._last_fields, self._keeps_alive, caller)
+            heads[head] = KnownHead(
+                self._start_line, self._last_line, self._last_fields, self._keeps_alive, caller, turned_away
+            )
 
     def forwarded_lines(self, fields: Fields) -> bytes:
         """The fields that tell an upstream about the client."""

@@ -57,7 +57,7 @@ async def serve(gw: Gateway, ex: Exchange) -> None:
         found = await recognise(gw, ex, caller)
         if isinstance(found, Refusal):
             if found.problem.status == 401:
-                client.turned_away = TurnedAway(ex.line, ex.fields, gw.snapshot.generation, ex.at_ms + 1000, found)
+                client.remember_stranger(TurnedAway(ex.line, ex.fields, gw.snapshot.generation, ex.at_ms + 1000, found))
             return refuse(gw, ex, found)
         caller = found
         client.remember(caller)

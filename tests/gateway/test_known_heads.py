@@ -50,6 +50,34 @@ async def test_who_is_not_let_in_is_not_kept(stage: MakeStage) -> None:
     assert here.inside.door.heads == {}
 
 
+async def test_strangers_are_kept_apart_and_refused_at_sight(stage: MakeStage) -> None:
+    here = await stage(echo_paths)
+    head = HEAD % (b"ck_live_" + b"0" * 38, b"1")
+    first = await get(here, head)
+    (stranger,) = here.inside.door.strangers.values()
+    read_once = stranger.fields
+    assert await get(here, head) != first  # the same refusal with another request id
+    (again,) = here.inside.door.strangers.values()
+    assert again is stranger
+    assert again.fields is read_once
+    for n in range(4_200):
+        here.inside.door.strangers[b"%d" % n] = stranger
+    assert (await get(here, HEAD % (b"ck_live_" + b"1" * 38, b"1")))[0] == b"HTTP/1.1 401 Unauthorized"
+    assert len(here.inside.door.strangers) < 4_096
+
+
+async def test_a_stranger_whose_key_becomes_valid_is_let_in(stage: MakeStage, pg: asyncpg.Connection) -> None:
+    here = await stage(echo_paths)
+    head = HEAD % (here.key.encode(), b"1")
+    await pg.execute("UPDATE keys SET revoked_at = now()")
+    await here.inside.caught_up(pg)
+    assert (await get(here, head))[0] == b"HTTP/1.1 401 Unauthorized"
+    assert len(here.inside.door.strangers) == 1
+    await pg.execute("UPDATE keys SET revoked_at = NULL")
+    await here.inside.caught_up(pg)
+    assert (await get(here, head))[0] == b"HTTP/1.1 200 OK"
+
+
 async def test_a_revoked_key_is_refused_although_its_head_is_known(stage: MakeStage, pg: asyncpg.Connection) -> None:
     here = await stage(echo_paths)
     head = HEAD % (here.key.encode(), b"1")
@@ -64,9 +92,11 @@ async def test_a_head_from_another_address_is_another_caller(stage: MakeStage, p
     head = HEAD % (here.key.encode(), b"1")
     assert (await get(here, head))[0] == b"HTTP/1.1 200 OK"
     (known,) = here.inside.door.heads.values()
+    assert known.caller is not None
     known.caller.peer_ip = "192.0.2.7"
     assert (await get(here, head))[0] == b"HTTP/1.1 200 OK"
     (again,) = here.inside.door.heads.values()
+    assert again.caller is not None
     assert again.caller.peer_ip == "127.0.0.1"
     assert again.caller is not known.caller
 
