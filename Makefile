@@ -59,3 +59,8 @@ clean:
 .PHONY: bench
 bench: .venv/.test
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+# Minutes of full load with a change of configuration each second and rolling restarts at the end: make soak ARGS="--seconds 300".
+.PHONY: soak
+soak: .venv/.test
+	@$(BIN)/python -m tests.soak $(ARGS)

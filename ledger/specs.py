@@ -218,6 +218,14 @@ class KeySpec(_Spec):
     allowed_ips: tuple[IPv4Network | IPv6Network, ...] = ()
     expires_at: datetime | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _a_customer_says_the_kind(cls, given: Any) -> Any:
+        """Who names a customer and no kind wants that customer's key."""
+        if isinstance(given, dict) and given.get("kind") is None and given.get("customer") is not None:
+            return {**given, "kind": KeyKind.CUSTOMER}
+        return given
+
     @model_validator(mode="after")
     def _customer_keys_have_a_customer(self) -> Self:
         if (self.kind is KeyKind.CUSTOMER) != (self.customer is not None):

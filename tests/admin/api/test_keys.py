@@ -43,6 +43,8 @@ async def test_a_customers_key(world: World) -> None:
     made = (await world.test.post(V1, {"name": "ada's", "kind": "ck", "customer": "ada"})).json
     assert made["key"].startswith("ck_test_")
     assert made["customer"] == "ada"
+    short = await world.test.post(SHORT, {"name": "ada's second", "customer": "ada"})
+    assert short.json["key"].startswith("ck_test_")
 
 
 WRONG: list[tuple[dict[str, Any], dict[str, str]]] = [
