@@ -20,15 +20,18 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from admin import observe
-from admin.api import aliases, customers, declarations, issuers, keys, projects, routes, tiers, upstreams
+from admin.accounts.sign_in import new_claim
+from admin.api import aliases, auth, customers, declarations, issuers, keys, projects, routes, tiers, upstreams
 from admin.api.serve import handler, preflight
 from admin.metrics import AdminMetrics
-from admin.store import Store
+from admin.site import Site, site_of
+from admin.store import Store, StoreUnavailable
 from config.log import setup
 from config.settings import Settings
 from ledger.dependency import Dependency
 
 DRAIN_S: Final = 10.0
+_CLAIM_RETRY_S: Final = 2.0
 ENDPOINTS: Final = (
     *projects.ENDPOINTS,
     *tiers.ENDPOINTS,
@@ -88,21 +91,50 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         closing.push_async_callback(store.close)
         await store.open()
         metrics_url = await _listen(closing, _metrics_app(registry), admin.host, admin.metrics_port)
-        url = await _listen(closing, _app(store, metrics, admin.max_body_bytes), admin.host, admin.port)
+        url = await _listen(closing, _app(store, metrics, site_of(admin), admin.max_body_bytes), admin.host, admin.port)
         log.info("listening on %s, metrics on %s", url, metrics_url)
+        offering = asyncio.create_task(_offer_claim(store, site_of(admin).origin), name="offer of the operator's role")
+        closing.push_async_callback(_end, offering)
         yield Running(url, metrics_url)
 
 
-def _app(store: Store, metrics: AdminMetrics, max_body_bytes: int) -> web.Application:
+async def _offer_claim(store: Store, origin: str) -> None:
+    """While nobody is the operator, print a token that makes its bearer it, as soon as Postgres answers."""
+    while True:
+        try:
+            async with store.reading() as connection:
+                token = await new_claim(connection)
+        except StoreUnavailable:
+            await asyncio.sleep(_CLAIM_RETRY_S)
+            continue
+        except Exception:
+            log.exception("no token for the operator could be made")
+            return
+        if token is not None:  # for whoever reads the terminal; never in the log
+            print(f"Nobody is the operator yet. Sign in at {origin}/login, then open {origin}/operator/claim", end=" ")
+            print(f"and enter this token: {token}", flush=True)
+        return
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait((task,))
+
+
+def _app(store: Store, metrics: AdminMetrics, site: Site, max_body_bytes: int) -> web.Application:
     app = web.Application(middlewares=[observe.middleware(metrics)], client_max_size=max_body_bytes)
     for endpoint in ENDPOINTS:
         path = endpoint.path.replace("{id}", _ID_PATTERN)
         if endpoint.method == "GET":
-            app.router.add_get(path, handler(endpoint, store))  # answers HEAD too
+            app.router.add_get(path, handler(endpoint, store, site))  # answers HEAD too
         else:
-            app.router.add_route(endpoint.method, path, handler(endpoint, store))
+            app.router.add_route(endpoint.method, path, handler(endpoint, store, site))
         if endpoint.is_browser_safe:
             app.router.add_route("OPTIONS", path, preflight(endpoint))
+
+    for account_endpoint in auth.ENDPOINTS:
+        path = account_endpoint.path.replace("{id}", _ID_PATTERN)
+        app.router.add_route(account_endpoint.method, path, auth.handler(account_endpoint, store, site))
 
     async def ready(_: web.Request) -> web.Response:
         state = await store.state()

@@ -79,6 +79,44 @@ class AdminSettings(_Section):
     port: Port = Field(default=8081, description="port of pages and API")
     metrics_port: Port = Field(default=8091, description="port of /metrics, on the same address")
     max_body_bytes: int = Field(default=1_048_576, ge=1_024, description="largest JSON body")
+    public_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[A-Za-z0-9.\[\]:-]+$",
+        description="where people reach the pages, https://host: links in mail start so; https makes cookies Secure",
+    )
+    trust_forwarded: bool = Field(
+        default=False, description="believe X-Forwarded-For (only where nothing but a gateway can reach admin)"
+    )
+    show_mail: bool = Field(default=False, description="serve /dev/mail, which shows all mail: for development only")
+
+    @property
+    def origin(self) -> str:
+        """Where its pages are, without a trailing slash. Never taken from a request."""
+        return self.public_url or f"http://{self.host}:{self.port}"
+
+
+class MailSettings(_Section):
+    """How mail leaves."""
+
+    transport: Literal["console", "smtp", "resend"] = Field(
+        default="console", description="console prints mail instead of sending it"
+    )
+    sender: str = Field(
+        default="Tollgate <tollgate@localhost>", pattern=r"^[^\r\n]{3,254}$", description="From of all mail"
+    )
+    smtp_host: str = Field(default="localhost", description="SMTP server")
+    smtp_port: Port = Field(default=587, description="its port")
+    smtp_security: Literal["starttls", "tls", "none"] = Field(default="starttls", description="how it is encrypted")
+    smtp_username: str | None = Field(default=None, description="who signs in at the SMTP server")
+    smtp_password: SecretStr | None = Field(default=None, description="the password for that")
+    resend_api_key: SecretStr | None = Field(default=None, description="key of Resend, where transport is resend")
+    resend_url: str = Field(default="https://api.resend.com/emails", description="where Resend takes mail")
+
+    @model_validator(mode="after")
+    def _resend_has_a_key(self) -> Self:
+        if self.transport == "resend" and self.resend_api_key is None:
+            raise ValueError("transport resend needs resend_api_key")
+        return self
 
 
 class WorkerSettings(_Section):
@@ -119,4 +157,5 @@ class Settings(_Section):
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least severity logged")
     gateway: GatewaySettings = GatewaySettings()
     admin: AdminSettings = AdminSettings()
+    mail: MailSettings = MailSettings()
     worker: WorkerSettings = WorkerSettings()

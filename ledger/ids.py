@@ -23,6 +23,10 @@ PREFIXES: Final = {
     "route": "rte",
     "upstream": "ups",
     "issuer": "iss",
+    "session": "ses",
+    "invitation": "inv",
+    "endpoint": "whk",
+    "alert": "alr",
 }
 
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"

@@ -87,6 +87,9 @@ UNSUPPORTED_MEDIA_TYPE: Final = Problem(
     "The request body is not of a type that is understood here.",
 )
 NOT_FOUND: Final = Problem("not_found", 404, "Not found", "Nothing is served at this path.")
+PRECONDITION_FAILED: Final = Problem(
+    "precondition_failed", 412, "Changed meanwhile", "It was changed since you read it; read it again."
+)
 CONFLICT: Final = Problem("conflict", 409, "Conflict", "The request conflicts with what exists.")
 INVALID: Final = Problem("invalid", 422, "Invalid", "Some of the values are not valid.")
 IDEMPOTENCY_KEY_REUSED: Final = Problem(
@@ -109,6 +112,7 @@ KEY_REVOKED: Final = Problem("key_revoked", 401, "Key revoked", "This API key ha
 BAD_TOKEN: Final = Problem("bad_token", 401, "Invalid token", "This token is not valid.")
 TOKEN_EXPIRED: Final = Problem("token_expired", 401, "Token expired", "This token has expired.")
 FORBIDDEN: Final = Problem("forbidden", 403, "Forbidden", "This key may not do that.")
+CSRF: Final = Problem("csrf", 403, "Not from a page of ours", "A request with a session's cookie needs its CSRF token.")
 WRONG_PROJECT: Final = Problem("wrong_project", 403, "Wrong project", "This key belongs to another project.")
 SCOPE_MISSING: Final = Problem("scope_missing", 403, "Scope missing", "This key lacks a scope that the route asks for.")
 ORIGIN_NOT_ALLOWED: Final = Problem(
@@ -116,6 +120,13 @@ ORIGIN_NOT_ALLOWED: Final = Problem(
 )
 IP_NOT_ALLOWED: Final = Problem("ip_not_allowed", 403, "Address not allowed", "This key is not allowed from here.")
 TIER_UNKNOWN: Final = Problem("tier_unknown", 403, "Unknown plan", "X-User-Plan names no tier of this project.")
+
+# Signing in
+LINK_INVALID: Final = Problem(
+    "link_invalid", 401, "Link not valid", "This sign-in link was used, is older than 15 minutes, or was never made."
+)
+NOT_SIGNED_IN: Final = Problem("not_signed_in", 401, "Not signed in", "Sign in first: POST /auth/magic-link.")
+TOO_MANY_TRIES: Final = Problem("too_many_tries", 429, "Too many tries", "Too many tries; wait a little.")
 
 # How much
 RATE_LIMITED: Final = Problem("rate_limited", 429, "Too many requests", "The request rate is above the limit.")

@@ -1,8 +1,8 @@
 """The worker plane: the process that keeps the books. Composition root; runs until SIGTERM or SIGINT.
 
 It drains the usage streams into the ledger in two lanes (one reads and decodes while Postgres works for the other),
-keeps partitions ready, trims, and serves /health, /ready and /metrics. It may be started before its servers and before
-the schema is there: it waits, and /ready says for what. A second worker beside it shares the work.
+keeps partitions ready, trims, sends mail, and serves /health, /ready and /metrics. It may be started before its servers
+and before the schema is there: it waits, and /ready says for what. A second worker beside it shares the work.
 
 Asked to stop it finishes the batches in hand and exits with status 0; what it could not finish stays pending in Redis
 and is taken over by the next worker. A failure nobody foresaw ends the process with status 1, for its supervisor to
@@ -36,6 +36,8 @@ from config.settings import Settings, WorkerSettings
 from ledger.dependency import Dependency, wait
 from ledger.drain import Drain
 from ledger.ingest import AWAY_ERRORS, Writer, brief
+from ledger.mail.post import deliver_due, forget_old
+from ledger.mail.transports import transport
 from ledger.metrics import IngestMetrics
 from ledger.migrate import migrations
 from ledger.names import usage_stream
@@ -47,6 +49,8 @@ from ledger.sweep import Sweeper
 LANES: Final = 2
 HOUSEKEEPING_S: Final = 3600.0
 BACKLOG_S: Final = 2.0
+POST_S: Final = 0.5
+"""How often due mail is looked for."""
 STOP_S: Final = 3.0
 """Longest wait for the batches in hand when asked to stop; Postgres may be hanging."""
 
@@ -126,6 +130,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 for number, drain in enumerate(lanes):
                     tasks.create_task(drain.run(stop), name=f"lane {number}")
                 tasks.create_task(_keep_house(connect, postgres, settings.worker.partitions_ahead, stop), name="house")
+                tasks.create_task(_keep_posting(connect, postgres, settings, stop), name="post")
                 tasks.create_task(_watch_backlog(stream, metrics, stop), name="backlog")
                 sweeper = Sweeper(client, settings.redis_shards, settings.worker.orphan_policy)
                 interval_s = settings.worker.sweep_interval_ms / 1000
@@ -172,6 +177,7 @@ async def _keep_house(connect: Connect, postgres: Dependency, ahead: int, stop: 
                 for name in await ensure_partitions(connection, datetime.now(UTC), ahead):
                     log.info("partition %s made", name)
                 await trim_changes(connection)
+                await forget_old(connection)
             finally:
                 await connection.close(timeout=5)
         except AWAY_ERRORS as error:
@@ -179,6 +185,23 @@ async def _keep_house(connect: Connect, postgres: Dependency, ahead: int, stop: 
             await postgres.pause(stop)
         else:
             await wait(stop, HOUSEKEEPING_S)
+
+
+async def _keep_posting(connect: Connect, postgres: Dependency, settings: Settings, stop: asyncio.Event) -> None:
+    """Send mail as it becomes due, on a connection of its own."""
+    send, origin = transport(settings.mail), settings.admin.origin
+    while not stop.is_set():
+        try:
+            connection = await connect()
+            try:
+                while not stop.is_set():
+                    if not await deliver_due(connection, send, origin):
+                        await wait(stop, POST_S)
+            finally:
+                await connection.close(timeout=5)
+        except AWAY_ERRORS as error:
+            postgres.down(brief(error))
+            await postgres.pause(stop)
 
 
 async def _keep_sweeping(sweeper: Sweeper, interval_s: float, metrics: IngestMetrics, stop: asyncio.Event) -> None:

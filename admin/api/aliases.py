@@ -15,6 +15,7 @@ from admin.api import keys, pages, tiers
 from admin.api.call import Body, Call, Denied, Endpoint, Reply, invalid
 from admin.changes import Refused
 from admin.keys import Key, create_key, list_keys, revoke_key
+from admin.permissions import Permission
 from ledger.keys import KeyKind
 
 _PATH: Final = "/api/keys"
@@ -102,11 +103,19 @@ async def rotate(call: Call) -> Reply:
 
 
 ENDPOINTS: Final = (
-    Endpoint("GET", _PATH, list_keys_, query=pages.QUERY),
-    Endpoint("POST", _PATH, create, body=Body.JSON, writes=True, creates=True),
-    Endpoint("GET", f"{_PATH}/{{id}}", get),
-    Endpoint("DELETE", f"{_PATH}/{{id}}", revoke, writes=True),
-    Endpoint("POST", f"{_PATH}/{{id}}/rotate", rotate, body=Body.OPTIONAL_JSON, writes=True, creates=True),
+    Endpoint("GET", _PATH, list_keys_, Permission.KEYS_READ, query=pages.QUERY),
+    Endpoint("POST", _PATH, create, Permission.KEYS_WRITE, body=Body.JSON, writes=True, creates=True),
+    Endpoint("GET", f"{_PATH}/{{id}}", get, Permission.KEYS_READ),
+    Endpoint("DELETE", f"{_PATH}/{{id}}", revoke, Permission.KEYS_WRITE, writes=True),
+    Endpoint(
+        "POST",
+        f"{_PATH}/{{id}}/rotate",
+        rotate,
+        Permission.KEYS_WRITE,
+        body=Body.OPTIONAL_JSON,
+        writes=True,
+        creates=True,
+    ),
     replace(
         next(endpoint for endpoint in tiers.ENDPOINTS if endpoint.run.__name__ == "list_"),
         path="/api/tiers",

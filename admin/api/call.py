@@ -9,8 +9,10 @@ from typing import Any
 
 import asyncpg
 
+from admin.accounts.sessions import Session
 from admin.declare import Fault
 from admin.nouns import Scope
+from admin.permissions import Permission
 from ledger import problems
 from ledger.ids import PLATFORM_PROJECT_ID
 from ledger.keys import KeyKind, Mode
@@ -29,11 +31,17 @@ class Body(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The key behind a request. `actor` is what the audit log says."""
+    """Who is behind a request: a key, or somebody's session. `actor` is what the audit log says.
 
-    key_id: str
+    `kind` and `key_id` are None for a session, `session` is for a key.
+    """
+
+    actor: str
     scope: Scope
-    kind: KeyKind
+    grants: frozenset[Permission]
+    kind: KeyKind | None = None
+    key_id: str | None = None
+    session: Session | None = None
 
     @property
     def project_id(self) -> str:
@@ -47,10 +55,6 @@ class Caller:
     def is_platform(self) -> bool:
         """True for the operator's own project, whose secret keys administer all others."""
         return self.scope.project_id == PLATFORM_PROJECT_ID
-
-    @property
-    def actor(self) -> str:
-        return f"key:{self.key_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +87,14 @@ Handler = Callable[[Call], Awaitable[Reply]]
 class Endpoint:
     """A method and path, and who may use it how.
 
+    `needs` is the permission that the caller must have,
     `writes` runs it in a transaction, `creates` makes it honour Idempotency-Key, `query` names the parameters it takes.
     """
 
     method: str
     path: str
     run: Handler
+    needs: Permission
     body: Body = Body.NONE
     writes: bool = False
     creates: bool = False

@@ -10,6 +10,7 @@ from typing import Any, Final
 from admin.api.call import Body, Call, Denied, Endpoint, Reply, flag
 from admin.changes import Action, Change
 from admin.declare import apply, export
+from admin.permissions import Permission
 from admin.projects import rows as projects
 from ledger import problems
 from ledger.keys import Mode
@@ -74,7 +75,13 @@ def _represent(change: Change) -> dict[str, Any]:
 
 ENDPOINTS: Final = (
     Endpoint(
-        "POST", "/api/v1/apply", apply_, body=Body.DECLARATION, writes=True, query=frozenset(("dry_run", "prune"))
+        "POST",
+        "/api/v1/apply",
+        apply_,
+        Permission.ROUTES_WRITE,
+        body=Body.DECLARATION,
+        writes=True,
+        query=frozenset(("dry_run", "prune")),
     ),
-    Endpoint("GET", "/api/v1/export", export_),
+    Endpoint("GET", "/api/v1/export", export_, Permission.ROUTES_READ),
 )

@@ -14,6 +14,7 @@ from admin.keys import CreatedKey, Key, create_key, get_key, list_keys, revoke_k
 from admin.keys.create import LONGEST_GRACE_S
 from admin.keys.rows import fields_of
 from admin.nouns import Scope
+from admin.permissions import Permission
 from ledger.specs import KeySpec
 
 _PATH: Final = "/api/v1/keys"
@@ -92,9 +93,17 @@ async def rotate(call: Call) -> Reply:
 
 
 ENDPOINTS: Final = (
-    Endpoint("GET", _PATH, list_, query=pages.QUERY),
-    Endpoint("POST", _PATH, create, body=Body.JSON, writes=True, creates=True),
-    Endpoint("GET", f"{_PATH}/{{id}}", get),
-    Endpoint("DELETE", f"{_PATH}/{{id}}", revoke, writes=True),
-    Endpoint("POST", f"{_PATH}/{{id}}/rotate", rotate, body=Body.OPTIONAL_JSON, writes=True, creates=True),
+    Endpoint("GET", _PATH, list_, Permission.KEYS_READ, query=pages.QUERY),
+    Endpoint("POST", _PATH, create, Permission.KEYS_WRITE, body=Body.JSON, writes=True, creates=True),
+    Endpoint("GET", f"{_PATH}/{{id}}", get, Permission.KEYS_READ),
+    Endpoint("DELETE", f"{_PATH}/{{id}}", revoke, Permission.KEYS_WRITE, writes=True),
+    Endpoint(
+        "POST",
+        f"{_PATH}/{{id}}/rotate",
+        rotate,
+        Permission.KEYS_WRITE,
+        body=Body.OPTIONAL_JSON,
+        writes=True,
+        creates=True,
+    ),
 )

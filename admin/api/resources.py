@@ -15,6 +15,7 @@ from admin.api import pages
 from admin.api.call import Body, Call, Denied, Endpoint, Reply, invalid, not_found
 from admin.declare.explain import explain
 from admin.nouns import Noun, Scope, Stored, fields_of
+from admin.permissions import Permission
 from ledger import problems
 from ledger.specs import CustomerSpec, IssuerSpec, RouteSpec, TierSpec, UpstreamSpec
 
@@ -22,8 +23,10 @@ S = TypeVar("S", TierSpec, CustomerSpec, IssuerSpec, UpstreamSpec, RouteSpec)
 M = TypeVar("M", bound=BaseModel)
 
 
-def endpoints(noun: Noun[S], model: type[S], plural: str) -> tuple[Endpoint, ...]:
-    """The five endpoints of a noun under /api/v1/{plural}."""
+def endpoints(
+    noun: Noun[S], model: type[S], plural: str, reads: Permission, writes: Permission
+) -> tuple[Endpoint, ...]:
+    """The five endpoints of a noun under /api/v1/{plural}, and what they need."""
     path = f"/api/v1/{plural}"
 
     def represent(stored: Stored[S]) -> dict[str, Any]:
@@ -63,11 +66,11 @@ def endpoints(noun: Noun[S], model: type[S], plural: str) -> tuple[Endpoint, ...
         return Reply(status=204)
 
     return (
-        Endpoint("GET", path, list_, query=pages.QUERY),
-        Endpoint("POST", path, create, body=Body.JSON, writes=True, creates=True),
-        Endpoint("GET", f"{path}/{{id}}", get),
-        Endpoint("PATCH", f"{path}/{{id}}", update, body=Body.JSON, writes=True),
-        Endpoint("DELETE", f"{path}/{{id}}", delete, writes=True),
+        Endpoint("GET", path, list_, reads, query=pages.QUERY),
+        Endpoint("POST", path, create, writes, body=Body.JSON, writes=True, creates=True),
+        Endpoint("GET", f"{path}/{{id}}", get, reads),
+        Endpoint("PATCH", f"{path}/{{id}}", update, writes, body=Body.JSON, writes=True),
+        Endpoint("DELETE", f"{path}/{{id}}", delete, writes, writes=True),
     )
 
 

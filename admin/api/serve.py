@@ -1,4 +1,4 @@
-"""The life of a request: who is it, what do they want, do it once, answer."""
+"""The life of a request: who is it, may they, what do they want, do it once, answer."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import orjson
 from aiohttp import web
 from pydantic import ValidationError
 
+from admin.accounts import sessions
 from admin.api import answers, idempotency
-from admin.api.authenticate import identify, key_of, permit
+from admin.api.authenticate import check_csrf, has_key, identify, key_of, of_session, permit, refuse
 from admin.api.call import Body, Call, Caller, Denied, Endpoint, invalid
 from admin.declare import load
 from admin.declare.explain import explain
+from admin.site import UNSAFE, Site
 from admin.store import Store
 from ledger import problems
 from ledger.specs import Declaration
@@ -37,23 +39,19 @@ _PREFLIGHT: Final = {
 }
 
 
-def handler(endpoint: Endpoint, store: Store) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def handler(endpoint: Endpoint, store: Store, site: Site) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """The endpoint as aiohttp wants it."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         request[IS_BROWSER_SAFE] = endpoint.is_browser_safe
-        return await serve(endpoint, store, request)
+        return await serve(endpoint, store, site, request)
 
     return handle
 
 
-async def serve(endpoint: Endpoint, store: Store, request: web.Request) -> web.Response:
+async def serve(endpoint: Endpoint, store: Store, site: Site, request: web.Request) -> web.Response:
     """Answer one request. Raises Denied, Refused, DeclarationError, StoreUnavailable, HTTPException (see answers)."""
-    key = key_of(request.headers)
-    async with store.reading() as connection:
-        credential = await identify(connection, key)
-    caller = permit(credential, endpoint, request.headers.get("Origin"), request.remote)
-    request[CALLER] = caller
+    caller = request[CALLER] = await _caller(endpoint, store, site, request)
 
     query = _query(endpoint, request)
     once = idempotency.checked(request.headers.get(idempotency.HEADER)) if endpoint.creates else None
@@ -63,6 +61,22 @@ async def serve(endpoint: Endpoint, store: Store, request: web.Request) -> web.R
         call = Call(connection, caller, request.match_info, query, body)
         reply = await idempotency.answer_once(call, once, f"{request.method} {request.path}", endpoint.run)
     return answers.of_reply(reply)
+
+
+async def _caller(endpoint: Endpoint, store: Store, site: Site, request: web.Request) -> Caller:
+    cookie = request.cookies.get(site.session_cookie)
+    if cookie is None or has_key(request.headers):
+        key = key_of(request.headers)
+        async with store.reading() as connection:
+            credential = await identify(connection, key)
+        return permit(credential, endpoint, request.headers.get("Origin"), site.address_of(request))
+    if request.method in UNSAFE:
+        check_csrf(cookie, request.headers, is_own_page=site.is_own_page(request))
+    async with store.reading() as connection:
+        session = await sessions.find(connection, cookie, site.address_of(request))
+        if session is None:
+            raise refuse(problems.NOT_SIGNED_IN)
+        return await of_session(connection, session, request.headers, endpoint)
 
 
 def preflight(endpoint: Endpoint) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:

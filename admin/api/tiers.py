@@ -6,7 +6,10 @@ from typing import Final
 
 from admin.api import resources
 from admin.api.call import Endpoint
+from admin.permissions import Permission
 from admin.tiers import rows
 from ledger.specs import TierSpec
 
-ENDPOINTS: Final[tuple[Endpoint, ...]] = resources.endpoints(rows, TierSpec, "tiers")
+ENDPOINTS: Final[tuple[Endpoint, ...]] = resources.endpoints(
+    rows, TierSpec, "tiers", Permission.TIERS_READ, Permission.TIERS_WRITE
+)

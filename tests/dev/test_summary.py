@@ -19,11 +19,12 @@ SETTINGS = load(
     {},
 ).settings
 DEMO = Demo("prj_1", "cus_1", {"secret": "sk_test_a", "publishable": "pk_test_b", "customer": "ck_test_c"})
+LINK = "http://127.0.0.1:8080/auth/verify?token=x"
 PIDS = {"gateway": [1, 2], "admin": [3], "worker": [4], "postgres": 5, "redis": None}
 
 
 def test_dev_json_has_exactly_the_promised_keys() -> None:
-    assert summary.info(SETTINGS, DEMO, PIDS) == {
+    assert summary.info(SETTINGS, DEMO, PIDS, LINK) == {
         "gateway": "http://127.0.0.1:8080",
         "admin": "http://[::1]:8081",
         "metrics": {
@@ -36,18 +37,20 @@ def test_dev_json_has_exactly_the_promised_keys() -> None:
         "project": {"id": "prj_1", "name": "Demo"},
         "customer": {"id": "cus_1", "externalId": "demo"},
         "keys": {"secret": "sk_test_a", "publishable": "pk_test_b", "customer": "ck_test_c"},
+        "signIn": "http://127.0.0.1:8080/auth/verify?token=x",
         "pids": PIDS,
     }
 
 
 def test_the_text_shows_urls_keys_and_three_curl_lines_but_no_server_password() -> None:
-    text = summary.text(summary.info(SETTINGS, DEMO, PIDS), Path(".tollgate"))
+    text = summary.text(summary.info(SETTINGS, DEMO, PIDS, LINK), Path(".tollgate"))
     for shown in (
         "http://127.0.0.1:8080",
         "http://[::1]:8081",
         "sk_test_a",
         "pk_test_b",
         "ck_test_c",
+        LINK,
         ".tollgate/dev.json",
     ):
         assert shown in text

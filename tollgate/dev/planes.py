@@ -46,11 +46,21 @@ def gateway_url(settings: Settings) -> str:
 
 
 def with_admin_behind_gateway(settings: Settings) -> Settings:
-    """The settings with admin's paths served at the gateway's origin too, unless they say otherwise."""
-    if settings.gateway.admin_url is not None:
-        return settings
-    admin_url = base_url(settings.admin.host, settings.admin.port)
-    return settings.model_copy(update={"gateway": settings.gateway.model_copy(update={"admin_url": admin_url})})
+    """The settings with admin's paths served at the gateway's origin too, unless they say otherwise.
+
+    The pages are then there, and mail is shown at /dev/mail unless it really leaves.
+    """
+    admin, gateway = settings.admin, settings.gateway
+    if gateway.admin_url is None:
+        gateway = gateway.model_copy(update={"admin_url": base_url(admin.host, admin.port)})
+        admin = admin.model_copy(update={"trust_forwarded": True})
+    admin = admin.model_copy(
+        update={
+            "public_url": admin.public_url or gateway_url(settings),
+            "show_mail": settings.mail.transport == "console",
+        }
+    )
+    return settings.model_copy(update={"gateway": gateway, "admin": admin})
 
 
 def ready_urls(settings: Settings) -> dict[str, str]:

@@ -26,7 +26,7 @@ from config.load import Loaded
 from config.settings import Settings
 from tollgate.commands import UserError
 from tollgate.database import connected, migrate
-from tollgate.dev import demo, planes, ports, summary
+from tollgate.dev import demo, person, planes, ports, summary
 from tollgate.dev.child import Child, spawn
 from tollgate.dev.embedded import EmbeddedError, Server, start_postgres, start_redis
 from tollgate.dev.server import free_port
@@ -57,6 +57,7 @@ class Stack:
         self.settings: Settings = planes.with_admin_behind_gateway(ports.assign(loaded))
         self.supervisor = Supervisor()
         self.demo: demo.Demo | None = None
+        self.sign_in: str | None = None
         self.state_dir = options.state_dir
         self._options = options
         self._state = state
@@ -82,6 +83,9 @@ class Stack:
                 except (Refused, asyncpg.PostgresError) as error:
                     raise UserError(f"the demo project cannot be made: {error}; --no-demo does without it") from None
             self._state.write_keys(dict(self.demo.keys))
+        async with connected(postgres_url) as connection:
+            project_id = self.demo.project_id if self.demo else None
+            self.sign_in = await person.prepare(connection, self.settings.admin.origin, project_id)
         if self._options.apply is not None:
             await self._apply(self._options.apply)
         await self.supervisor.start(*(self._plane(name) for name in ("worker", "admin", "gateway")))
@@ -102,7 +106,7 @@ class Stack:
             if unit.child is not None and unit.name in pids:
                 is_server = unit.name in ("postgres", "redis")
                 pids[unit.name] = unit.child.pid if is_server else [unit.child.pid, *planes.children_of(unit.child.pid)]
-        found = summary.info(self.settings, self.demo, pids)
+        found = summary.info(self.settings, self.demo, pids, self.sign_in)
         if found != self._info:
             self._state.note_children(self.supervisor.guards())
             self._state.write_info(found)

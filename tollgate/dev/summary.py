@@ -12,7 +12,7 @@ from tollgate.dev.demo import CUSTOMER, PROJECT, Demo
 from tollgate.dev.planes import base_url, gateway_url
 
 
-def info(settings: Settings, demo: Demo | None, pids: Mapping[str, Any]) -> dict[str, Any]:
+def info(settings: Settings, demo: Demo | None, pids: Mapping[str, Any], sign_in: str | None = None) -> dict[str, Any]:
     """The content of dev.json. Without a demo its project, customer and keys are null; a server that is not ours has
     no process id."""
     gateway, admin, worker = settings.gateway, settings.admin, settings.worker
@@ -29,6 +29,7 @@ def info(settings: Settings, demo: Demo | None, pids: Mapping[str, Any]) -> dict
         "project": {"id": demo.project_id, "name": PROJECT} if demo else None,
         "customer": {"id": demo.customer_id, "externalId": CUSTOMER} if demo else None,
         "keys": dict(demo.keys) if demo else None,
+        "signIn": sign_in,
         "pids": dict(pids),
     }
 
@@ -40,6 +41,8 @@ def text(found: Mapping[str, Any], state_dir: Path) -> str:
     rows += [(f"metrics, {plane}", url) for plane, url in found["metrics"].items()]
     rows += [("postgres", redact(found["postgres"])), ("redis", redact(found["redis"]))]
     rows += [("details", str(state_dir / "dev.json"))]
+    if found["signIn"]:
+        rows += [("sign in", found["signIn"])]
     if found["keys"]:
         rows += [("", ""), ("project", f"{found['project']['name']}  {found['project']['id']}")]
         rows += [("customer", f"{found['customer']['externalId']}  {found['customer']['id']}")]
