@@ -20,6 +20,7 @@ from typing import Any, Final, Self
 
 from tests.bench import packages
 from tests.bench.population import Population
+from tests.support.issuer import key_set
 from tollgate.dev.child import Child, spawn
 from tollgate.dev.embedded import Server, start_redis
 from tollgate.dev.server import free_port
@@ -118,6 +119,7 @@ class Ground:
         (self.directory / "1m").write_bytes(BODY_1M)
         self.upstream_port = free_port()
         values = {"port": self.upstream_port, "body_1k": BODY_1K.decode(), "events": EVENTS}
+        (self.directory / "jwks.json").write_bytes(key_set(self.population.signer))
         conf = self.fill("upstream.conf", "upstream.conf", event=EVENT.replace('"', '\\"'), **values)
         self.upstream_pid = self.run("upstream", [packages.find("nginx"), "-c", conf], self.upstream_port).pid
 

@@ -1,4 +1,5 @@
-"""Who makes the requests: customers with a key each, one customer whose minute limit is small, and keys nobody issued.
+"""Who makes the requests: customers with a key each, one customer whose minute limit is small, keys nobody issued, and
+users of an identity provider with a token each.
 
 The same population is given to every peer that knows keys.
 """
@@ -9,12 +10,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from ledger.keys import KeyKind, Mode, NewKey, generate
+from tests.support.issuer import SigningKey, signing_key
 
 PER_MINUTE: Final = 100_000_000
 QUOTA: Final = 1_000_000_000
 """Limits that are checked and never reached."""
 TIGHT_PER_MINUTE: Final = 100
 _UNKNOWN: Final = 1_000
+_BEARERS: Final = 100
+ISSUER: Final = "https://issuer.bench/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,8 @@ class Population:
 
     keys: tuple[NewKey, ...]
     unknown: tuple[NewKey, ...]
+    signer: SigningKey
+    tokens: tuple[str, ...]
 
     @property
     def roomy(self) -> tuple[NewKey, ...]:
@@ -46,4 +52,7 @@ class Population:
 def make_population(size: int) -> Population:
     """`size` customers that are never refused, and the one that is."""
     keys = tuple(generate(KeyKind.CUSTOMER, Mode.TEST) for _ in range(size + 1))
-    return Population(keys, tuple(generate(KeyKind.CUSTOMER, Mode.TEST) for _ in range(_UNKNOWN)))
+    unknown = tuple(generate(KeyKind.CUSTOMER, Mode.TEST) for _ in range(_UNKNOWN))
+    signer = signing_key("RS256", "bench")
+    claims = ({"iss": ISSUER, "sub": f"user{number}"} for number in range(_BEARERS))
+    return Population(keys, unknown, signer, tuple(signer.token(claim).decode() for claim in claims))

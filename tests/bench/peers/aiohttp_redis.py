@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tests.bench.ground import Ground
 from tests.bench.peers.base import TIERS, CountingPeer
+from tests.bench.population import ISSUER
 
 _PROGRAM = Path(__file__).with_name("aiohttp_gate.py")
 
@@ -18,7 +19,7 @@ class AiohttpRedis(CountingPeer):
 
     name = "aiohttp_redis"
     title = "aiohttp + redis-py"
-    can = frozenset({"keys", "tls", "websocket"})
+    can = frozenset({"keys", "jwt", "tls", "websocket"})
 
     def start(self, ground: Ground) -> None:
         self.start_redis(ground)
@@ -30,5 +31,7 @@ class AiohttpRedis(CountingPeer):
             "GATE_UPSTREAM": f"http://127.0.0.1:{ground.upstream_port}",
             "GATE_REDIS": self.server.url,
             "GATE_TIERS": json.dumps(TIERS),
+            "GATE_JWK": json.dumps(self.population.signer.jwk()),
+            "GATE_ISSUER": ISSUER,
         }
         self.child = ground.run(self.name, [sys.executable, _PROGRAM], self.port, env=env)

@@ -17,10 +17,11 @@ import asyncpg
 
 from ledger import names
 from ledger.migrate import migrate
-from ledger.specs import RouteSpec, UpstreamSpec
+from ledger.specs import AuthMode, IssuerSpec, RouteSpec, UpstreamSpec
 from tests.bench.cases import Case
 from tests.bench.ground import BenchError, Ground
 from tests.bench.peers.base import ROOMY, TIERS, TIGHT, CountingPeer
+from tests.bench.population import ISSUER
 from tollgate.dev.child import Child
 from tollgate.dev.embedded import start_postgres
 from tollgate.dev.server import free_port
@@ -36,7 +37,7 @@ class Tollgate(CountingPeer):
 
     name = "tollgate"
     title = "Tollgate"
-    can = frozenset({"keys", "tls", "websocket"})
+    can = frozenset({"keys", "jwt", "tls", "websocket"})
     quota_pattern = "tg:*:quota:*"
     streams = tuple(names.usage_stream(shard) for shard in range(_SHARDS))
     routes: ClassVar[int] = 1
@@ -146,6 +147,14 @@ class Tollgate(CountingPeer):
                 RouteSpec(name=f"bench-{i}", path=path, upstream="origin", strip_prefix=False)
                 for i, path in enumerate(paths)
             ]
+            routes.append(RouteSpec(name="bench-jwt", path="/jwt/*", upstream="origin", auth=AuthMode.JWT))
+            issuer = IssuerSpec.model_validate(
+                {"name": "idp", "issuer": ISSUER, "jwks_url": f"http://127.0.0.1:{upstream_port}/jwks", "mode": "test"}
+            )
+            await connection.execute(
+                "INSERT INTO issuers (id, project_id, name, issuer, spec) VALUES ('iss_bench', $1, $2, $3, $4)",
+                PROJECT, issuer.name, issuer.issuer, issuer.model_dump_json(),
+            )  # fmt: skip
             await connection.copy_records_to_table(
                 "routes",
                 records=[(f"rte_{r.name}", PROJECT, r.name, "ups_bench", r.path, r.model_dump_json()) for r in routes],
