@@ -2,9 +2,9 @@
 
 Algorithm: judge each entry (pure), COPY the good ones into a temporary staging table, and in the same transaction
 insert the customers first seen, claim idempotency keys, insert the events that are new, add exactly those to the hourly
-rollup, note when keys were used, and put the bad entries into `dead_letters`. The caller acknowledges after `store`
-returned. Storing an entry again, in the same batch, later or by two workers at once, changes nothing: the primary key
-of usage_events decides, and the rollup counts only what it let in.
+and daily rollups and the billing slots (ledger.billing), note when keys were used, and put the bad entries into
+`dead_letters`. The caller acknowledges after `store` returned. Storing an entry again, in the same batch, later or by
+two workers at once, changes nothing: the primary key of usage_events decides, and the rollups count only what it let in.
 
 How it fails: `store` raises LedgerUnavailable when Postgres is away or not ready; nothing or everything of a batch was
 stored, and the caller tries again. When Postgres refuses the data of a batch, the batch is halved until the entry to
@@ -215,6 +215,7 @@ class Writer:
         if self._connection is None or self._connection.is_closed():
             self._connection = await self._connect()
             await self._connection.execute(_SQL["session"])
+            await self._connection.execute(_SQL["staging"])
         return self._connection
 
     async def _write(self, connection: asyncpg.Connection, judged: Judged) -> None:
@@ -222,7 +223,7 @@ class Writer:
         began = time.perf_counter()
         inserted = 0
         try:
-            await connection.execute("BEGIN")
+            await connection.execute(_SQL["begin"])
             if judged.rows:
                 inserted = await self._insert(connection, judged.rows)
             if judged.dead:

@@ -1,6 +1,6 @@
 -- Statements of ledger/ingest.py. Every statement that takes locks takes them in one order (sorted), over the tables in
--- one order (customers, usage_idempotency, usage_events, usage_hourly, keys), so workers wait for each other and never
--- deadlock.
+-- one order (customers, usage_idempotency, usage_events, usage_hourly, usage_daily, billing_slots, keys), so workers wait
+-- for each other and never deadlock.
 
 -- name: session
 -- A worker that stalls inside a transaction must not hold others up for long; and an acknowledged event must be on disk.
@@ -9,7 +9,14 @@ SET statement_timeout = '20s';
 SET idle_in_transaction_session_timeout = '60s';
 SET client_connection_check_interval = '1s';  -- locks of a worker that was killed go with it
 SET jit = off;
-CREATE TEMP TABLE usage_staging (
+
+-- name: begin
+-- The lock is shared; who changes which meters are billed takes it alone (ledger/billing/billed.sql).
+BEGIN;
+SELECT pg_advisory_xact_lock_shared(7240318803);
+
+-- name: staging
+CREATE TEMP TABLE IF NOT EXISTS usage_staging (
     id           uuid NOT NULL,
     at_ms        bigint NOT NULL,
     project_id   text NOT NULL,
@@ -24,7 +31,10 @@ CREATE TEMP TABLE usage_staging (
     meters       jsonb NOT NULL,
     duration_us  bigint NOT NULL,
     upstream_us  bigint NOT NULL,
-    idem         text
+    idem         text,
+    corrects     uuid,
+    actor        text,
+    reason       text
 ) ON COMMIT DELETE ROWS;
 
 -- name: insert_customers
@@ -48,14 +58,15 @@ ORDER BY project_id, mode, coalesce(customer_id, ''), idem, at_ms, id
 ON CONFLICT DO NOTHING;
 
 -- name: insert_events
--- The facts, and the rollup of exactly those facts that are new. Returns how many were.
+-- The facts, and the rollups and billing slots of exactly those facts that are new. Returns how many were.
 WITH fresh AS (
     INSERT INTO usage_events (
-        project_id, at, id, mode, customer_id, key_id, route_id, method, status, outcome, meters, duration_us, upstream_us
+        project_id, at, id, mode, customer_id, key_id, route_id, method, status, outcome, meters, duration_us, upstream_us,
+        corrects, actor, reason
     )
     SELECT
         s.project_id, 'epoch'::timestamptz + s.at_ms * interval '1 millisecond', s.id, s.mode, s.customer_id, s.key_id,
-        s.route_id, s.method, s.status, s.outcome, s.meters, s.duration_us, s.upstream_us
+        s.route_id, s.method, s.status, s.outcome, s.meters, s.duration_us, s.upstream_us, s.corrects, s.actor, s.reason
     FROM usage_staging s
     WHERE s.idem IS NULL OR s.id = (  -- a scalar, not EXISTS: never planned as a scan of all claims
         SELECT c.event_id
@@ -64,26 +75,84 @@ WITH fresh AS (
     )
     ORDER BY s.project_id, s.at_ms, s.id
     ON CONFLICT DO NOTHING
-    RETURNING project_id, mode, at, customer_id, key_id, route_id, meters
+    RETURNING project_id, mode, at, customer_id, key_id, route_id, meters, duration_us, corrects
 ),
-rolled AS (
-    INSERT INTO usage_hourly (project_id, mode, hour, customer_id, key_id, route_id, meter, quantity, events)
-    SELECT g.project_id, g.mode, g.hour, g.customer_id, g.key_id, g.route_id, m.meter, m.quantity, m.events
+sums AS MATERIALIZED (
+    SELECT g.project_id, g.mode, g.hour, g.customer_id, g.key_id, g.route_id, m.meter, m.quantity, m.events, m.duration_us
     FROM (
         SELECT
             project_id, mode, date_trunc('hour', at, 'UTC') AS hour, coalesce(customer_id, '') AS customer_id,
-            coalesce(key_id, '') AS key_id, coalesce(route_id, '') AS route_id, array_agg(meters) AS all_meters
+            coalesce(key_id, '') AS key_id, coalesce(route_id, '') AS route_id, array_agg(meters) AS all_meters,
+            array_agg(duration_us) AS all_us, array_agg((corrects IS NULL)::int) AS all_events
         FROM fresh
         GROUP BY 1, 2, 3, 4, 5, 6
     ) g
     CROSS JOIN LATERAL (  -- within a group, meters are few: a quarter faster than grouping by all seven at once
-        SELECT e.key AS meter, sum(e.value::bigint) AS quantity, count(*) AS events
-        FROM unnest(g.all_meters) AS one, jsonb_each(one) AS e
+        SELECT e.key AS meter, sum(e.value::bigint) AS quantity, sum(one.events) AS events, sum(one.us) AS duration_us
+        FROM unnest(g.all_meters, g.all_us, g.all_events) AS one (meters, us, events), jsonb_each(one.meters) AS e
         GROUP BY e.key
     ) m
+),
+hours AS (
+    INSERT INTO usage_hourly (project_id, mode, hour, customer_id, key_id, route_id, meter, quantity, events)
+    SELECT project_id, mode, hour, customer_id, key_id, route_id, meter, quantity, events
+    FROM sums
     ORDER BY 1, 2, 3, 4, 5, 6, 7
     ON CONFLICT (project_id, mode, hour, customer_id, key_id, route_id, meter) DO UPDATE
     SET quantity = usage_hourly.quantity + excluded.quantity, events = usage_hourly.events + excluded.events
+),
+days AS (
+    INSERT INTO usage_daily (project_id, mode, day, customer_id, key_id, route_id, meter, quantity, events, duration_us)
+    SELECT
+        project_id, mode, (hour AT TIME ZONE 'UTC')::date, customer_id, key_id, route_id, meter, sum(quantity),
+        sum(events), sum(duration_us)
+    FROM sums
+    GROUP BY 1, 2, 3, 4, 5, 6, 7
+    ORDER BY 1, 2, 3, 4, 5, 6, 7
+    ON CONFLICT (project_id, mode, day, customer_id, key_id, route_id, meter) DO UPDATE
+    SET quantity = usage_daily.quantity + excluded.quantity, events = usage_daily.events + excluded.events,
+        duration_us = usage_daily.duration_us + excluded.duration_us
+),
+billed AS MATERIALIZED (  -- by the hour: only an hour that is cut looks at its events one by one
+    SELECT
+        g.*, b.since, b.until, s.anchor_at, period_start(s.anchor_at, g.hour) AS period,
+        b.since <= g.hour AND b.until >= g.hour + interval '1 hour' AND period_start(s.anchor_at, g.hour)
+            = period_start(s.anchor_at, g.hour + interval '1 hour' - interval '1 microsecond') AS is_whole
+    FROM (
+        SELECT project_id, mode, customer_id, meter, hour, sum(quantity) AS quantity
+        FROM sums
+        WHERE customer_id <> ''
+        GROUP BY 1, 2, 3, 4, 5
+    ) g
+    JOIN billed_meters b ON b.project_id = g.project_id AND b.mode = g.mode AND b.meter = g.meter
+        AND b.since < g.hour + interval '1 hour' AND b.until > g.hour
+    LEFT JOIN subscriptions s ON s.customer_id = g.customer_id AND s.status <> 'canceled'
+),
+slots AS (
+    INSERT INTO billing_slots (project_id, mode, customer_id, meter, starts_at, ends_at, period, counted)
+    SELECT project_id, mode, customer_id, meter, hour, hour + interval '1 hour', period, quantity
+    FROM billed
+    WHERE is_whole AND quantity <> 0
+    UNION ALL
+    SELECT
+        b.project_id, b.mode, b.customer_id, b.meter, greatest(b.hour, p.period),
+        CASE WHEN p.next > p.period THEN p.next ELSE b.hour + interval '1 hour' END, p.period,
+        sum((f.meters ->> b.meter)::bigint)
+    FROM billed b
+    JOIN fresh f ON f.project_id = b.project_id AND f.mode = b.mode AND f.customer_id = b.customer_id
+        AND f.at >= b.hour AND f.at < b.hour + interval '1 hour' AND f.at >= b.since AND f.at < b.until AND f.meters ? b.meter
+    CROSS JOIN LATERAL (
+        SELECT
+            period_start(b.anchor_at, f.at) AS period,
+            period_start(b.anchor_at, b.hour + interval '1 hour' - interval '1 microsecond') AS next
+    ) p
+    WHERE NOT b.is_whole
+    GROUP BY 1, 2, 3, 4, 5, 6, 7
+    HAVING sum((f.meters ->> b.meter)::bigint) <> 0
+    ORDER BY 1, 2, 3, 4, 5
+    ON CONFLICT (project_id, mode, customer_id, meter, starts_at) DO UPDATE
+    SET counted = billing_slots.counted + excluded.counted,
+        pending_since = CASE WHEN billing_slots.counted = billing_slots.sealed THEN now() ELSE billing_slots.pending_since END
 )
 SELECT count(*) FROM fresh;
 

@@ -12,19 +12,27 @@ SELECT m.key AS meter, sum(m.value::numeric)::bigint AS quantity
 FROM usage_events, jsonb_each(meters) m GROUP BY m.key
 """
 
-# Rows that the rollup should have and has not, or has and should not have. EXCEPT ALL both ways.
+# Rows that a rollup should have and has not, or has and should not have. EXCEPT ALL both ways.
 _DRIFT = """
 WITH expected AS (
-    SELECT project_id, mode, to_timestamp(floor(extract(epoch FROM at) / 3600) * 3600) AS hour,
-        coalesce(customer_id, ''), coalesce(key_id, ''), coalesce(route_id, ''), m.key, sum(m.value::numeric), count(*)
+    SELECT project_id, mode, to_timestamp(floor(extract(epoch FROM at) / {seconds}) * {seconds}) AS slot,
+        coalesce(customer_id, ''), coalesce(key_id, ''), coalesce(route_id, ''), m.key, sum(m.value::numeric),
+        count(*) FILTER (WHERE corrects IS NULL), sum({duration})
     FROM usage_events, jsonb_each(meters) m GROUP BY 1, 2, 3, 4, 5, 6, 7
 ), actual AS (
-    SELECT project_id, mode, hour, customer_id, key_id, route_id, meter, quantity, events FROM usage_hourly
+    SELECT project_id, mode, {slot}, customer_id, key_id, route_id, meter, quantity, events, {duration}
+    FROM {rollup}
 )
 SELECT 'missing', * FROM (SELECT * FROM expected EXCEPT ALL SELECT * FROM actual) a
 UNION ALL
 SELECT 'too much', * FROM (SELECT * FROM actual EXCEPT ALL SELECT * FROM expected) b
 """
+
+
+_HOURLY = _DRIFT.format(rollup="usage_hourly", slot="hour", seconds=3600, duration="0")
+_DAILY = _DRIFT.format(
+    rollup="usage_daily", slot="day::timestamp AT TIME ZONE 'UTC'", seconds=86_400, duration="duration_us"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +44,9 @@ class Books:
 
 
 async def read(pg: asyncpg.Connection) -> Books:
-    """The totals over all events; fails where the rollup says anything else."""
-    assert [tuple(row) for row in await pg.fetch(_DRIFT)] == []
+    """The totals over all events; fails where a rollup says anything else."""
+    for drift in (_HOURLY, _DAILY):
+        assert [tuple(row) for row in await pg.fetch(drift)] == []
     meters = {row["meter"]: row["quantity"] for row in await pg.fetch(_TOTALS)}
     return Books(await pg.fetchval("SELECT count(*) FROM usage_events"), meters)
 

@@ -52,6 +52,9 @@ async def test_an_event_becomes_a_row_and_a_rollup(ledger: asyncpg.Connection, w
         "meters": {"requests": 1, "bytes_out": 1024},
         "duration_us": 1830,
         "upstream_us": 0,
+        "corrects": None,
+        "actor": None,
+        "reason": None,
     }
     assert await books.rollup(ledger) == {(hour(NOW), ""): (1, 1)}
     assert await books.read(ledger) == Books(1, {"requests": 1, "bytes_out": 1024})
