@@ -29,6 +29,7 @@ from admin.store import Store, StoreUnavailable
 from config.log import setup
 from config.settings import Settings
 from ledger.dependency import Dependency
+from ledger.vault import VaultError, vault_of
 
 DRAIN_S: Final = 10.0
 _CLAIM_RETRY_S: Final = 2.0
@@ -83,9 +84,13 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     """The control plane, from listening to drained. Raises Unusable."""
     if settings.postgres_url is None:
         raise Unusable("postgres_url is not set (TOLLGATE_POSTGRES_URL)")
+    try:
+        vault = vault_of(settings)
+    except VaultError as error:
+        raise Unusable(str(error)) from None
     registry = CollectorRegistry()
     metrics = AdminMetrics(registry)
-    store = Store(settings.postgres_url.get_secret_value(), Dependency("postgres", metrics.postgres_errors.inc))
+    store = Store(settings.postgres_url.get_secret_value(), Dependency("postgres", metrics.postgres_errors.inc), vault)
     admin = settings.admin
     async with AsyncExitStack() as closing:
         closing.push_async_callback(store.close)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import asyncpg
 import orjson
@@ -18,31 +18,44 @@ import orjson
 from admin.changes import Action, Change, record
 from ledger.keys import Mode
 from ledger.specs import CustomerSpec, IssuerSpec, RouteSpec, TierSpec, UpstreamSpec
+from ledger.vault import Vault
 
+_NEW: Final = "(new)"
 S = TypeVar("S", TierSpec, CustomerSpec, IssuerSpec, UpstreamSpec, RouteSpec)
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Where objects are looked for: one half of one project. Upstreams and routes serve both halves."""
+    """Where objects are looked for: one half of one project. Upstreams and routes serve both halves.
+
+    `vault` seals the secrets of what is written there; without one, what has a new secret is refused.
+    """
 
     project_id: str
     mode: Mode
+    vault: Vault | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Stored(Generic[S]):
-    """An object as it is in the database; `spec` is in the form `normal` gives, `more` are read-only fields as JSON."""
+    """An object as it is in the database; `spec` is in the form `normal` gives, `more` are read-only fields as JSON.
+
+    `secret` is the sealed value of its credential, for nobody to see.
+    """
 
     id: str
     created_at: datetime
     spec: S
     more: Mapping[str, Any] = field(default_factory=dict)
+    secret: bytes | None = field(default=None, repr=False)
 
 
 def fields_of(spec: TierSpec | CustomerSpec | IssuerSpec | UpstreamSpec | RouteSpec) -> dict[str, Any]:
-    """A spec's fields as JSON. The mode is the scope's, not a field."""
-    return spec.model_dump(mode="json", exclude={"modes", "mode"})
+    """A spec's fields as JSON. The mode is the scope's, not a field; of a new secret only that it is new."""
+    fields = spec.model_dump(mode="json", exclude={"modes", "mode"})
+    if isinstance(spec, UpstreamSpec | RouteSpec) and spec.credential is not None and spec.credential.value is not None:
+        fields["credential"]["value"] = _NEW
+    return fields
 
 
 def is_same(one: S, other: S) -> bool:

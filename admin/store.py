@@ -20,6 +20,7 @@ import asyncpg
 
 from ledger import migrate, sql
 from ledger.dependency import Dependency
+from ledger.vault import Vault
 
 _SQL = sql.load("admin", "store.sql")
 
@@ -111,12 +112,16 @@ async def writing(connection: asyncpg.Connection) -> AsyncIterator[asyncpg.Conne
 
 
 class Store:
-    """The pool of one process. `postgres` says whether the server was there when it was last asked."""
+    """The pool of one process. `postgres` says whether the server was there when it was last asked.
 
-    def __init__(self, url: str, postgres: Dependency) -> None:
+    `vault` seals the secrets that are written (None: there is no encryption key).
+    """
+
+    def __init__(self, url: str, postgres: Dependency, vault: Vault | None = None) -> None:
         self._url = url
         self._pool: Any = None
         self.postgres = postgres
+        self.vault = vault
 
     async def open(self) -> None:
         """Make the pool. Does not connect: a server that is down at start is noticed, and found again, by use."""

@@ -10,7 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+from config.encryption import decode_keys
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 """A TCP port; 0 picks a free one."""
@@ -147,6 +149,12 @@ class Settings(_Section):
     redis_url: SecretStr | None = Field(
         default=None, description="Redis or Valkey ≥ 6.2, redis://:password@host:6379/0"
     )
+    encryption_keys: SecretStr | None = Field(
+        default=None, description="keys that seal stored credentials: base64 of 32 bytes, newest first, commas between"
+    )
+    encryption_keys_file: Path | None = Field(
+        default=None, description="file with further such keys, such as a mounted secret; read at start"
+    )
     redis_shards: int = Field(
         default=16, ge=1, le=100, description="shards of counters and streams; fixed for a data set"
     )
@@ -159,3 +167,10 @@ class Settings(_Section):
     admin: AdminSettings = AdminSettings()
     mail: MailSettings = MailSettings()
     worker: WorkerSettings = WorkerSettings()
+
+    @field_validator("encryption_keys")
+    @classmethod
+    def _keys_are_keys(cls, keys: SecretStr | None) -> SecretStr | None:
+        if keys is not None:
+            decode_keys(keys.get_secret_value())
+        return keys

@@ -22,6 +22,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
+from pydantic import SecretStr
 
 from config.log import setup
 from config.settings import Settings
@@ -29,6 +30,7 @@ from gateway.metrics import families, merge
 from gateway.slots import Slot, WorkerProcess, listen_in
 from gateway.store.redis import address_of
 from gateway.tls import TlsError, certificate_of
+from ledger.vault import VaultError, vault_of
 
 _log = logging.getLogger("gateway.app")
 _HELD_BY_PARENT: Final = ("host", "port", "metrics_port", "workers")
@@ -52,7 +54,8 @@ def _check(settings: Settings) -> None:
     try:
         address_of(settings.redis_url.get_secret_value())
         certificate_of(settings.gateway)
-    except (TlsError, ValueError) as error:
+        vault_of(settings)
+    except (TlsError, VaultError, ValueError) as error:
         raise StartError(str(error)) from None
 
 
@@ -172,7 +175,7 @@ class _Parent(Collector):
 def _plain(settings: Settings) -> dict[str, Any]:
     """The settings with their secrets, for a worker's pipe."""
     plain = settings.model_dump(mode="json")
-    for name in ("postgres_url", "redis_url"):
-        secret = getattr(settings, name)
-        plain[name] = secret.get_secret_value() if secret is not None else None
+    for name, value in settings:
+        if isinstance(value, SecretStr):
+            plain[name] = value.get_secret_value()
     return plain

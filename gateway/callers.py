@@ -16,6 +16,7 @@ from gateway.context import RETRY_SOON, Gateway, Refusal
 from gateway.limits.plan import Plan, make_plan
 from gateway.metrics import Admission
 from gateway.proxy.headers import asks_for_websocket, safe_value, to_upstream
+from gateway.store.credentials import UNAVAILABLE
 from gateway.store.nouns import Customer, Principal, Route, Tier
 from gateway.store.snapshot import Unavailable
 from ledger import problems
@@ -83,6 +84,8 @@ async def recognise(gw: Gateway, ex: Exchange, last: Caller | None) -> Caller | 
     route = gw.snapshot.table.match(fields.host, line.path, line.method)
     if not isinstance(route, Route):
         return _no_route(gw, route)
+    if route.injected is UNAVAILABLE:
+        return Refusal(problems.CREDENTIAL_UNAVAILABLE, RETRY_SOON, Admission.UNAVAILABLE)
     largest = route.spec.max_body_bytes
     if largest is not None and fields.content_length is not None and fields.content_length > largest:
         return Refusal(problems.BODY_TOO_LARGE, counted_as=Admission.FORBIDDEN)
@@ -137,9 +140,10 @@ async def identify(gw: Gateway, ex: Exchange, route: Route, generation: int) -> 
     good_until = float(plan.period_end)
     if expires_at is not None:
         good_until = min(good_until, expires_at)
-    tail = to_upstream(ex.fields, carried_by) + ex.client.forwarded_lines(ex.fields)
+    tail = to_upstream(ex.fields, carried_by, route.replaced) + ex.client.forwarded_lines(ex.fields)
     if customer is not None:
         tail += b"X-User-Id: %b\r\n" % safe_value(customer.external_id or customer.id)
+    tail += route.added_lines
     if ex.fields.chunked:
         tail += b"Transfer-Encoding: chunked\r\n"
     is_websocket = route.spec.websocket and asks_for_websocket(ex.line, ex.fields)

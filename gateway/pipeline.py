@@ -219,6 +219,8 @@ def upstream_head(caller: Caller, pool: Pool, request_id: bytes) -> bytes:
             path = b"/" + path.split(b"/", len(route.segments) + 1)[-1]
         if route.key_query is not None and query:
             query = without_parameter(query, route.key_query)
+        if route.injected is not None:
+            query = route.injected.into(query)
         if query is not None:
             path = b"%b?%b" % (path, query)
         host = caller.fields.host if route.spec.preserve_host else None

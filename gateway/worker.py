@@ -38,6 +38,7 @@ from gateway.store.redis import RedisPipe, encode
 from gateway.store.snapshot import Snapshot
 from gateway.tls import Certificate, certificate_of
 from ledger import names
+from ledger.vault import vault_of
 
 _log = logging.getLogger("gateway.worker")
 _READY_WITHIN_S: Final = 2.0
@@ -60,6 +61,7 @@ def build_door(settings: Settings, name: str) -> Door:
         deadline=gateway.lookup_deadline_ms / 1000,
         poll_interval=gateway.poll_interval_ms / 1000,
         max_keys=gateway.max_cached_keys,
+        vault=vault_of(settings),
     )
     context = Gateway(
         snapshot,

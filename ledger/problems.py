@@ -140,6 +140,9 @@ UPSTREAM_TIMEOUT: Final = Problem("upstream_timeout", 504, "Gateway timeout", "T
 UPSTREAM_BUSY: Final = Problem(
     "upstream_busy", 503, "Service unavailable", "All connections to the upstream are in use."
 )
+CREDENTIAL_UNAVAILABLE: Final = Problem(
+    "credential_unavailable", 503, "Service unavailable", "What the upstream asks for cannot be read at the moment."
+)
 AUTH_UNAVAILABLE: Final = Problem(
     "auth_unavailable", 503, "Service unavailable", "Credentials cannot be checked at the moment."
 )

@@ -17,17 +17,17 @@ from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
+from ledger.credentials import CredentialSpec, credential_mapping
 from ledger.keys import KeyKind, Mode
 from ledger.references import refuse, twice, unknown
+from ledger.spec_types import HeaderName, Origin, QueryName, Spec, matching
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
 _METHOD = re.compile(r"[A-Z][A-Z-]{0,31}", re.ASCII)
@@ -35,29 +35,17 @@ _HOST = re.compile(r"(?:\*\.)?[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?(?::\d{1,5})
 _SEGMENT = r"(?:[A-Za-z0-9._~!$&'()+,;=:@-]+|\{[a-z][a-z0-9_]{0,31}\})"
 _PARAMETER = re.compile(r"\{[^{}/]*\}")
 _PATH = re.compile(rf"/(?:{_SEGMENT}/)*(?:\*|{_SEGMENT})?", re.ASCII)
-_HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}", re.ASCII)
 _URL = re.compile(r"https?://[\x21\x24-\x3e\x41-\x7e]+")  # printable ASCII without space, '"', '#', '?' and '@'
 _EXTERNAL_ID = re.compile(r"[\x21-\x7e]{1,200}")
 _TITLE = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,200}")  # what PostgreSQL stores and a log shows in one line
 _TEXT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{0,1000}")
 _EMAIL = re.compile(r"(?=.{3,254}$)[^@\s\x00-\x1f\x7f\ud800-\udfff]+@[^@\s\x00-\x1f\x7f\ud800-\udfff]+")
 _CURRENCY = re.compile(r"[a-z]{3}")
-_QUERY_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _ISSUER = re.compile(r"[\x21-\x7e]{1,300}")
 _NAMES = r"[\x21-\x2d\x2f-\x7e]+"
 _CLAIM = re.compile(
     rf"(?=.{{1,200}}$)(?:/(?:[\x21-\x7d]|~[01])*|(?!/)(?:[\x21-\x7e]*://[\x21-\x7e]*|{_NAMES}(?:\.{_NAMES})*))"
 )
-_ORIGIN = re.compile(r"(?:https?://)?(?:\*\.)?[a-z0-9][a-z0-9.-]*(?::\d{1,5})?|\*", re.ASCII)
-
-
-def _matching(pattern: re.Pattern[str], wanted: str) -> AfterValidator:
-    def check(value: str) -> str:
-        if pattern.fullmatch(value) is None:
-            raise ValueError(f"expected {wanted}, got {value!r:.80}")
-        return value
-
-    return AfterValidator(check)
 
 
 def _no_dot_segments(value: str) -> str:
@@ -102,28 +90,25 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-Name = Annotated[str, _matching(_NAME, "a name of lower-case letters, digits, '.', '_' or '-' (at most 63)")]
-MeterName = Annotated[str, _matching(_NAME, "a meter's name: lower-case letters, digits, '.', '_' or '-' (at most 63)")]
-Method = Annotated[str, _matching(_METHOD, "an HTTP method in capitals")]
-Host = Annotated[str, _matching(_HOST, "a host such as api.example.com, *.example.com or localhost:8080")]
+Name = Annotated[str, matching(_NAME, "a name of lower-case letters, digits, '.', '_' or '-' (at most 63)")]
+MeterName = Annotated[str, matching(_NAME, "a meter's name: lower-case letters, digits, '.', '_' or '-' (at most 63)")]
+Method = Annotated[str, matching(_METHOD, "an HTTP method in capitals")]
+Host = Annotated[str, matching(_HOST, "a host such as api.example.com, *.example.com or localhost:8080")]
 Path = Annotated[
     str,
-    _matching(_PATH, "a path such as /v1/status (exact), /v1/users/{id} (any id) or /v1/* (prefix)"),
+    matching(_PATH, "a path such as /v1/status (exact), /v1/users/{id} (any id) or /v1/* (prefix)"),
     AfterValidator(_no_dot_segments),
 ]
-HeaderName = Annotated[str, _matching(_HEADER, "a header's name")]
-Origin = Annotated[str, _matching(_ORIGIN, "an origin such as https://app.example.com or *.example.com")]
 OriginUrl = Annotated[str, AfterValidator(_origin_url)]
-ExternalId = Annotated[str, _matching(_EXTERNAL_ID, "1 to 200 printable ASCII characters without spaces")]
-Title = Annotated[str, _matching(_TITLE, "1 to 200 characters on one line")]
-Text = Annotated[str, _matching(_TEXT, "at most 1000 characters on one line")]
-Email = Annotated[str, _matching(_EMAIL, "an e-mail address of at most 254 characters")]
-Currency = Annotated[str, _matching(_CURRENCY, "a currency code in lower case, such as usd")]
-QueryName = Annotated[str, _matching(_QUERY_NAME, "the name of a query parameter (letters, digits, '.', '_', '-')")]
-IssuerText = Annotated[str, _matching(_ISSUER, "1 to 300 printable ASCII characters without spaces")]
+ExternalId = Annotated[str, matching(_EXTERNAL_ID, "1 to 200 printable ASCII characters without spaces")]
+Title = Annotated[str, matching(_TITLE, "1 to 200 characters on one line")]
+Text = Annotated[str, matching(_TEXT, "at most 1000 characters on one line")]
+Email = Annotated[str, matching(_EMAIL, "an e-mail address of at most 254 characters")]
+Currency = Annotated[str, matching(_CURRENCY, "a currency code in lower case, such as usd")]
+IssuerText = Annotated[str, matching(_ISSUER, "1 to 300 printable ASCII characters without spaces")]
 KeySetUrl = Annotated[str, AfterValidator(_key_set_url)]
 ClaimPath = Annotated[
-    str, _matching(_CLAIM, "a claim such as sub, public_metadata.plan, /any/pointer or https://example.com/plan")
+    str, matching(_CLAIM, "a claim such as sub, public_metadata.plan, /any/pointer or https://example.com/plan")
 ]
 Money = Annotated[int, Field(ge=0, le=2**53)]
 """Minor units of a currency."""
@@ -134,10 +119,6 @@ PerMinute = Annotated[int, Field(ge=1, le=1_000_000)]
 def is_meter_name(text: str) -> bool:
     """True if a meter may be called so."""
     return _NAME.fullmatch(text) is not None
-
-
-class _Spec(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
 
 class AuthMode(StrEnum):
@@ -157,7 +138,7 @@ class StoreFailure(StrEnum):
     """Refuse with 503: nothing is let through uncounted."""
 
 
-class QuotaSpec(_Spec):
+class QuotaSpec(Spec):
     """How much of one meter a tier includes per period. In YAML a bare number is a hard limit, `null` is unlimited."""
 
     limit: int | None = Field(default=None, ge=0, le=2**53)
@@ -176,7 +157,7 @@ def _bare_quota(value: Any) -> Any:
     return {"limit": value} if value is None or (isinstance(value, int) and not isinstance(value, bool)) else value
 
 
-class TierSpec(_Spec):
+class TierSpec(Spec):
     """A plan of a project."""
 
     name: Name
@@ -195,7 +176,7 @@ class TierSpec(_Spec):
     modes: Modes = (Mode.TEST, Mode.LIVE)
 
 
-class CustomerSpec(_Spec):
+class CustomerSpec(Spec):
     """Whoever a project serves and meters. `tier` starts a subscription; without it the default tier applies."""
 
     external_id: ExternalId
@@ -205,7 +186,7 @@ class CustomerSpec(_Spec):
     modes: Modes = (Mode.TEST, Mode.LIVE)
 
 
-class KeySpec(_Spec):
+class KeySpec(Spec):
     """A key to be made. Its text is shown once, in the answer; files never hold keys."""
 
     name: Title
@@ -249,7 +230,7 @@ class SigningAlgorithm(StrEnum):
     EDDSA = "EdDSA"
 
 
-class ClaimsSpec(_Spec):
+class ClaimsSpec(Spec):
     """Where in a token's claims to look; what is None is not looked for."""
 
     customer: ClaimPath = "sub"
@@ -260,7 +241,7 @@ class ClaimsSpec(_Spec):
     """The token's scopes: text with spaces between, or a list."""
 
 
-class IssuerSpec(_Spec):
+class IssuerSpec(Spec):
     """Who signs tokens that routes with `auth: jwt` take: an identity provider, known by its public keys."""
 
     name: Name
@@ -278,7 +259,7 @@ class IssuerSpec(_Spec):
     """The half of the project its users belong to."""
 
 
-class TargetSpec(_Spec):
+class TargetSpec(Spec):
     """One origin of an upstream, such as https://api.example.com/base."""
 
     url: OriginUrl
@@ -289,7 +270,7 @@ def _bare_target(value: Any) -> Any:
     return {"url": value} if isinstance(value, str) else value
 
 
-class UpstreamSpec(_Spec):
+class UpstreamSpec(Spec):
     """Where requests go: one or more origins and how connections to them are kept."""
 
     name: Name
@@ -298,9 +279,11 @@ class UpstreamSpec(_Spec):
     keepalive_ms: int = Field(default=4_000, ge=0, le=600_000)
     """How long an idle connection is kept. Below the upstream's own limit, or requests meet a closing connection."""
     max_connections: int = Field(default=1_000, ge=1, le=100_000)
+    credential: Annotated[CredentialSpec, BeforeValidator(credential_mapping)] | None = None
+    """How the gateway makes itself known to the upstream, whoever the client is."""
 
 
-class RouteSpec(_Spec):
+class RouteSpec(Spec):
     """host + path + methods → upstream, and how requests that match are treated."""
 
     name: Name
@@ -331,6 +314,8 @@ class RouteSpec(_Spec):
     retries: int = Field(default=1, ge=0, le=5)
     """Further tries where the request cannot have reached an upstream."""
     max_body_bytes: int | None = Field(default=None, ge=0, le=2**53)
+    credential: Annotated[CredentialSpec, BeforeValidator(credential_mapping)] | None = None
+    """What goes with each request of this route, in place of the upstream's own credential."""
     websocket: bool = True
     """Pass WebSocket handshakes on; without, they are ordinary requests and their Upgrade is dropped."""
     websocket_idle_ms: int = Field(default=600_000, ge=1, le=86_400_000)
@@ -348,7 +333,7 @@ class RouteSpec(_Spec):
         return f"{','.join(sorted(set(self.methods))) or 'any method'} {self.host or 'any host'}{self.pattern}"
 
 
-class ProjectSpec(_Spec):
+class ProjectSpec(Spec):
     """A tenant with all that is declared for it."""
 
     name: Title
@@ -421,7 +406,7 @@ class ProjectSpec(_Spec):
         return routes
 
 
-class Declaration(_Spec):
+class Declaration(Spec):
     """A whole file."""
 
     version: Literal[1] = 1

@@ -24,6 +24,7 @@ COMMANDS: Final = (
     ("apply", "declare projects, tiers, customers, upstreams and routes from a file"),
     ("export", "print what is declared, in the form apply reads"),
     ("keys", "create, list, revoke and rotate API keys"),
+    ("secrets", "make encryption keys, and seal stored credentials anew"),
 )
 """Name and summary. The module of the same name is imported when the command is used, so `--help` is quick."""
 

@@ -17,8 +17,12 @@ from tollgate.commands import UserError, add_settings_option, load_settings
 if TYPE_CHECKING:
     import asyncpg
 
+    from ledger.vault import Vault
+
 T = TypeVar("T")
 
+KEY_FILE: Final = "encryption.key"
+"""In the state directory of `tollgate dev`."""
 ACTOR: Final = "cli"
 """Who the audit log says it was."""
 
@@ -53,6 +57,26 @@ def database_url(args: argparse.Namespace) -> str:
             f" (no {file} here)"
         )
     return url
+
+
+def vault_of(args: argparse.Namespace) -> Vault | None:
+    """The vault of the settings' encryption keys; where there are none and the database is `tollgate dev`'s, its own.
+
+    Raises UserError.
+    """
+    from config.settings import Settings
+    from ledger.vault import VaultError, vault_of
+
+    settings = load_settings(args).settings
+    key_file = args.state_dir / KEY_FILE
+    if settings.postgres_url is None and key_file.exists():
+        keys = {"encryption_keys": settings.encryption_keys, "encryption_keys_file": settings.encryption_keys_file}
+        if not any(keys.values()):
+            settings = Settings(encryption_keys_file=key_file)
+    try:
+        return vault_of(settings)
+    except VaultError as error:
+        raise UserError(str(error)) from None
 
 
 def on_database(args: argparse.Namespace, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:

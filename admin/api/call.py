@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -17,6 +17,7 @@ from ledger import problems
 from ledger.ids import PLATFORM_PROJECT_ID
 from ledger.keys import KeyKind, Mode
 from ledger.problems import Problem
+from ledger.vault import Vault
 
 
 class Body(Enum):
@@ -66,6 +67,13 @@ class Call:
     params: Mapping[str, str]
     query: Mapping[str, str]
     body: Any
+    vault: Vault | None = None
+    """Seals the secrets in what is written."""
+
+    @property
+    def scope(self) -> Scope:
+        """Where the caller's objects are, and what seals their secrets."""
+        return replace(self.caller.scope, vault=self.vault)
 
 
 @dataclass(frozen=True, slots=True)

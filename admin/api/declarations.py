@@ -32,6 +32,7 @@ async def apply_(call: Call) -> Reply:
         dry_run=dry_run,
         prune=prune,
         modes=(call.caller.mode,),
+        vault=call.vault,
     )
     return Reply(
         {

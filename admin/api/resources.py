@@ -46,7 +46,7 @@ def endpoints(
 
     async def create(call: Call) -> Reply:
         spec = validated(model, in_scope(model, call.body, call.caller.scope))
-        changes = await noun.create(call.connection, call.caller.scope, spec, actor=call.caller.actor)
+        changes = await noun.create(call.connection, call.scope, spec, actor=call.caller.actor)
         object_id = changes[-1].object_id
         return Reply(represent(await found(call, object_id)), 201, f"{path}/{object_id}")
 
@@ -57,7 +57,7 @@ def endpoints(
             raise invalid(noun.IDENTITY, f"names the {noun.NOUN} and cannot be changed; make another one")
         merged = {**before, **in_scope(model, call.body, call.caller.scope)}
         spec = validated(model, merged)
-        await noun.update(call.connection, call.caller.scope, current, spec, actor=call.caller.actor)
+        await noun.update(call.connection, call.scope, current, spec, actor=call.caller.actor)
         return Reply(represent(await found(call, current.id)))
 
     async def delete(call: Call) -> Reply:

@@ -10,9 +10,10 @@ is half done.
 """
 
 from admin.declare.apply import apply
+from admin.declare.environment import filled_in
 from admin.declare.export import export
 from admin.declare.faults import DeclarationError, Fault
 from admin.declare.load import load
 from admin.declare.show import show
 
-__all__ = ["DeclarationError", "Fault", "apply", "export", "load", "show"]
+__all__ = ["DeclarationError", "Fault", "apply", "export", "filled_in", "load", "show"]

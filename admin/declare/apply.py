@@ -24,6 +24,7 @@ from admin.tiers import rows as tiers
 from admin.upstreams import rows as upstreams
 from ledger.keys import Mode
 from ledger.specs import CustomerSpec, Declaration, IssuerSpec, ProjectSpec, RouteSpec, TierSpec, UpstreamSpec
+from ledger.vault import Vault
 
 S = TypeVar("S", TierSpec, CustomerSpec, IssuerSpec, UpstreamSpec, RouteSpec)
 BOTH = (Mode.TEST, Mode.LIVE)
@@ -41,19 +42,20 @@ async def apply(
     dry_run: bool = False,
     prune: bool = False,
     modes: Collection[Mode] = BOTH,
+    vault: Vault | None = None,
 ) -> list[Change]:
     """Make it so, in one transaction; returns what changed, in order: [] if it was so already (then nothing is written).
 
     `dry_run` does everything and takes it back. `prune` also deletes the routes, upstreams, issuers and tiers of the
-    declared projects that are not declared. `modes` narrows tiers, customers and issuers to some modes. Raises Refused,
-    whose path leads to the field of the declaration that cannot be had.
+    declared projects that are not declared. `modes` narrows tiers, customers and issuers to some modes. `vault`
+    seals the credentials that are new. Raises Refused, whose path leads to the field of the declaration that cannot be had.
     """
     changes: list[Change] = []
     try:
         async with writing(connection):
             for index, spec in enumerate(declaration.projects):
                 with _at("projects", index):
-                    changes += await _project(connection, spec, modes, prune=prune, actor=actor)
+                    changes += await _project(connection, spec, modes, vault, prune=prune, actor=actor)
             if dry_run:
                 raise _DryRun
     except _DryRun:
@@ -62,7 +64,13 @@ async def apply(
 
 
 async def _project(
-    connection: asyncpg.Connection, spec: ProjectSpec, modes: Collection[Mode], *, prune: bool, actor: str
+    connection: asyncpg.Connection,
+    spec: ProjectSpec,
+    modes: Collection[Mode],
+    vault: Vault | None,
+    *,
+    prune: bool,
+    actor: str,
 ) -> list[Change]:
     changes: list[Change] = []
     project = await projects.by_name(connection, spec.name)
@@ -75,7 +83,7 @@ async def _project(
     else:
         project_id = project.id
     scopes = [Scope(project_id, mode) for mode in modes]
-    whole = Scope(project_id, Mode.TEST)  # of what serves both modes
+    whole = Scope(project_id, Mode.TEST, vault)  # of what serves both modes
 
     for scope in scopes:
         declared = [(i, t) for i, t in enumerate(spec.tiers) if scope.mode in t.modes]

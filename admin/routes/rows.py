@@ -8,6 +8,7 @@ from typing import Final
 import asyncpg
 
 from admin.changes import Action, Change, Refused, Unfit
+from admin.credentials import sealed
 from admin.nouns import Scope, Stored, is_same, note
 from ledger import ids, sql
 from ledger.specs import RouteSpec
@@ -50,8 +51,9 @@ async def create(connection: asyncpg.Connection, scope: Scope, spec: RouteSpec, 
     if await by_name(connection, scope, [spec.name]):
         raise Refused(f"a route is called {spec.name!r} already", "name")
     route_id = ids.new_id("route")
+    spec, secret = sealed(spec, route_id, None, scope.vault)
     columns = await _columns(connection, scope, route_id, spec)
-    await connection.execute(_SQL["insert"], route_id, scope.project_id, spec.name, *columns)
+    await connection.execute(_SQL["insert"], route_id, scope.project_id, spec.name, *columns, secret)
     return [await note(connection, Action.CREATED, NOUN, scope, route_id, after=spec, actor=actor)]
 
 
@@ -59,11 +61,11 @@ async def update(
     connection: asyncpg.Connection, scope: Scope, current: Stored[RouteSpec], spec: RouteSpec, *, actor: str
 ) -> list[Change]:
     """Bring a route to `spec`; returns [] if it is so already. Raises Refused as `create` does."""
-    spec = normal(spec, scope)
+    spec, secret = sealed(normal(spec, scope), current.id, current.secret, scope.vault)
     if is_same(spec, current.spec):
         return []
     columns = await _columns(connection, scope, current.id, spec)
-    await connection.execute(_SQL["update"], current.id, *columns)
+    await connection.execute(_SQL["update"], current.id, *columns, secret)
     return [
         await note(connection, Action.UPDATED, NOUN, scope, current.id, before=current.spec, after=spec, actor=actor)
     ]
@@ -99,4 +101,4 @@ async def _columns(
 
 def _stored(row: asyncpg.Record) -> Stored[RouteSpec]:
     spec = RouteSpec.model_validate_json(row["spec"])
-    return Stored(row["id"], row["created_at"], spec)
+    return Stored(row["id"], row["created_at"], spec, secret=row["secret"])

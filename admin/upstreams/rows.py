@@ -8,6 +8,7 @@ from typing import Final
 import asyncpg
 
 from admin.changes import Action, Change, Refused
+from admin.credentials import sealed
 from admin.nouns import Scope, Stored, is_same, note
 from ledger import ids, sql
 from ledger.specs import UpstreamSpec
@@ -45,11 +46,12 @@ async def by_name(
 
 
 async def create(connection: asyncpg.Connection, scope: Scope, spec: UpstreamSpec, *, actor: str) -> list[Change]:
-    """Make an upstream. Raises Refused if the name is taken."""
+    """Make an upstream. Raises Refused if the name is taken, Unfit if its secret cannot be kept."""
     if await by_name(connection, scope, [spec.name]):
         raise Refused(f"an upstream is called {spec.name!r} already", "name")
     upstream_id = ids.new_id("upstream")
-    await connection.execute(_SQL["insert"], upstream_id, scope.project_id, spec.name, spec.model_dump_json())
+    spec, secret = sealed(spec, upstream_id, None, scope.vault)
+    await connection.execute(_SQL["insert"], upstream_id, scope.project_id, spec.name, spec.model_dump_json(), secret)
     return [await note(connection, Action.CREATED, NOUN, scope, upstream_id, after=spec, actor=actor)]
 
 
@@ -57,9 +59,10 @@ async def update(
     connection: asyncpg.Connection, scope: Scope, current: Stored[UpstreamSpec], spec: UpstreamSpec, *, actor: str
 ) -> list[Change]:
     """Bring an upstream to `spec`; returns [] if it is so already."""
+    spec, secret = sealed(spec, current.id, current.secret, scope.vault)
     if is_same(spec, current.spec):
         return []
-    await connection.execute(_SQL["update"], current.id, spec.model_dump_json())
+    await connection.execute(_SQL["update"], current.id, spec.model_dump_json(), secret)
     return [
         await note(connection, Action.UPDATED, NOUN, scope, current.id, before=current.spec, after=spec, actor=actor)
     ]
@@ -77,4 +80,5 @@ async def delete(
 
 
 def _stored(row: asyncpg.Record) -> Stored[UpstreamSpec]:
-    return Stored(row["id"], row["created_at"], UpstreamSpec.model_validate_json(row["spec"]))
+    spec = UpstreamSpec.model_validate_json(row["spec"])
+    return Stored(row["id"], row["created_at"], spec, secret=row["secret"])

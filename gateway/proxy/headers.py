@@ -9,49 +9,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from ledger import header_names
+
 if TYPE_CHECKING:
     from gateway.http1.fields import Fields
     from gateway.http1.request import RequestLine
 
-HOP_BY_HOP: Final = frozenset(
-    (
-        b"connection",
-        b"keep-alive",
-        b"proxy-connection",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    )
-)
-
+HOP_BY_HOP: Final = frozenset(name.encode() for name in header_names.HOP_BY_HOP)
+_REQUEST_ID: Final = header_names.REQUEST_ID.encode()
 _OURS_TO_UPSTREAM: Final = frozenset(
-    (
-        b"host",
-        b"expect",
-        b"forwarded",
-        b"x-forwarded-for",
-        b"x-forwarded-host",
-        b"x-forwarded-proto",
-        b"x-real-ip",
-        b"x-request-id",
-        b"x-user-id",
-        b"x-user-plan",
-    )
+    (b"host", b"expect", _REQUEST_ID, *(name.encode() for name in header_names.ABOUT_THE_CLIENT - {"via"}))
 )
-
-_OURS_TO_CLIENT: Final = frozenset(
-    (
-        b"ratelimit",
-        b"ratelimit-policy",
-        b"x-ratelimit-limit",
-        b"x-ratelimit-remaining",
-        b"x-ratelimit-reset",
-        b"x-request-id",
-    )
-)
+_OURS_TO_CLIENT: Final = frozenset((_REQUEST_ID, *(name.encode() for name in header_names.ABOUT_LIMITS)))
 
 _NEVER_TO_UPSTREAM: Final = HOP_BY_HOP | _OURS_TO_UPSTREAM
 _NEVER_TO_CLIENT: Final = HOP_BY_HOP | _OURS_TO_CLIENT
@@ -70,9 +39,12 @@ def asks_for_websocket(line: RequestLine, fields: Fields) -> bool:
     )
 
 
-def to_upstream(fields: Fields, credential_field: bytes) -> bytes:
-    """The request's fields that pass, as lines. `credential_field` is the one that carried the key (b"" for none)."""
-    dropped = _NEVER_TO_UPSTREAM
+def to_upstream(fields: Fields, credential_field: bytes, replaced: frozenset[bytes] = frozenset()) -> bytes:
+    """The request's fields that pass, as lines.
+
+    `credential_field` is the one that carried the key (b"" for none), `replaced` those that are not the client's to send.
+    """
+    dropped = _NEVER_TO_UPSTREAM | replaced
     if fields.connection:
         dropped = dropped | (fields.connection - _FRAMING)
     return b"".join(
@@ -81,15 +53,15 @@ def to_upstream(fields: Fields, credential_field: bytes) -> bytes:
             for name, _, line in fields.items
             if name not in dropped
             and name != credential_field
-            and not (b"_" in name and _poses(name, credential_field))
+            and not (b"_" in name and _poses(name, credential_field, replaced))
         ]
     )
 
 
-def _poses(name: bytes, credential_field: bytes) -> bool:
+def _poses(name: bytes, credential_field: bytes, replaced: frozenset[bytes]) -> bool:
     """True for X_User_Id and the like: CGI and WSGI upstreams cannot tell them from the dashed names."""
     dashed = name.replace(b"_", b"-")
-    return dashed in _NEVER_TO_UPSTREAM or dashed == credential_field or dashed in _FRAMING
+    return dashed in _NEVER_TO_UPSTREAM or dashed == credential_field or dashed in replaced or dashed in _FRAMING
 
 
 def to_client(fields: Fields, *, drop_length: bool) -> bytes:

@@ -11,7 +11,11 @@ from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
+from gateway.store.credentials import Injected
 from ledger.specs import IssuerSpec, RouteSpec, UpstreamSpec
+
+Sealed = tuple[bytes | None, bytes | None]
+"""The sealed secrets of a route and of its upstream."""
 
 
 @dataclass(slots=True, eq=False)
@@ -65,7 +69,11 @@ class Issuer:
 
 @dataclass(slots=True, eq=False)
 class Route:
-    """A compiled route. `segments` are those of its path, without the `*` of a prefix route; a parameter stays `{name}`."""
+    """A compiled route. `segments` are those of its path, without the `*` of a prefix route; a parameter stays `{name}`.
+
+    `injected` is the credential that goes to the upstream, made of `sealed` (of the route, of its upstream). `replaced` are
+    the header fields that a client cannot send: `added_lines` stand in their place.
+    """
 
     id: str
     project_id: str
@@ -80,6 +88,10 @@ class Route:
     key_query: bytes | None
     scopes: frozenset[str]
     read_timeout: float
+    sealed: Sealed = (None, None)
+    injected: Injected | None = None
+    replaced: frozenset[bytes] = frozenset()
+    added_lines: bytes = b""
     plans: dict[Any, Any] = field(default_factory=dict)
     pools: Any = None
     """The upstream's connection pools, put here by the proxy at first use."""

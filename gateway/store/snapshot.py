@@ -22,12 +22,14 @@ from typing import Any, Final, TypeVar
 import asyncpg
 from pydantic import ValidationError
 
+from gateway.store.credentials import UNAVAILABLE, Injected, injected
 from gateway.store.issuers import IssuerTable
-from gateway.store.nouns import Customer, Issuer, Principal, Route, Tier
+from gateway.store.nouns import Customer, Issuer, Principal, Route, Sealed, Tier
 from gateway.store.table import RouteTable
 from ledger.ids import customer_id_for
 from ledger.specs import IssuerSpec, RouteSpec, UpstreamSpec
 from ledger.sql import load
+from ledger.vault import CannotOpen, Vault
 
 _log = logging.getLogger("gateway.snapshot")
 _SQL = load("gateway.store", "snapshot.sql")
@@ -44,11 +46,14 @@ class Unavailable(Exception):
 class Snapshot:
     """The gateway's memory of the control plane."""
 
-    def __init__(self, postgres_url: str, *, deadline: float, poll_interval: float, max_keys: int) -> None:
+    def __init__(
+        self, postgres_url: str, *, deadline: float, poll_interval: float, max_keys: int, vault: Vault | None = None
+    ) -> None:
         self._url = postgres_url
         self._deadline = deadline
         self._poll_interval = poll_interval
         self._max_keys = max_keys
+        self._vault = vault
         self._pool: asyncpg.Pool | None = None
         self._wake = asyncio.Event()
         self._busy = asyncio.Semaphore(64)
@@ -372,9 +377,9 @@ class Snapshot:
                     "route %s is left out: %s", row["name"], error.errors(include_url=False, include_input=False)
                 )
                 continue
-            kept = before.get(row["id"])
-            if kept is None or kept.spec != spec or kept.upstream != upstream:
-                kept = make_route(row["id"], row["project_id"], row["upstream_id"], spec, upstream)
+            kept, sealed = before.get(row["id"]), (row["secret"], row["upstream_secret"])
+            if kept is None or kept.spec != spec or kept.upstream != upstream or kept.sealed != sealed:
+                kept = make_route(row["id"], row["project_id"], row["upstream_id"], spec, upstream, sealed, self._vault)
             routes.append(kept)
         self.table = RouteTable(routes)
 
@@ -396,8 +401,18 @@ class Snapshot:
         self.issuers = IssuerTable(issuers)
 
 
-def make_route(route_id: str, project_id: str, upstream_id: str, spec: RouteSpec, upstream: UpstreamSpec) -> Route:
-    """Compile a route from its declaration."""
+def make_route(
+    route_id: str,
+    project_id: str,
+    upstream_id: str,
+    spec: RouteSpec,
+    upstream: UpstreamSpec,
+    sealed: Sealed = (None, None),
+    vault: Vault | None = None,
+) -> Route:
+    """Compile a route from its declaration; `sealed` are its secret and its upstream's."""
+    credential = _credential(route_id, upstream_id, spec, upstream, sealed, vault)
+    replaced = frozenset((credential.name,)) if credential is not None and credential.header else frozenset()
     is_exact = not spec.path.endswith("*")
     return Route(
         id=route_id,
@@ -413,4 +428,26 @@ def make_route(route_id: str, project_id: str, upstream_id: str, spec: RouteSpec
         key_query=spec.key_query.encode() if spec.key_query else None,
         scopes=frozenset(spec.scopes),
         read_timeout=spec.read_timeout_ms / 1000,
+        sealed=sealed,
+        injected=credential,
+        replaced=replaced,
+        added_lines=credential.header if credential is not None else b"",
     )
+
+
+def _credential(
+    route_id: str, upstream_id: str, spec: RouteSpec, upstream: UpstreamSpec, sealed: Sealed, vault: Vault | None
+) -> Injected | None:
+    """The credential of a route, else that of its upstream; UNAVAILABLE, and logged, where it cannot be opened."""
+    declared, secret, about = spec.credential, sealed[0], route_id
+    if declared is None:
+        declared, secret, about = upstream.credential, sealed[1], upstream_id
+    if declared is None:
+        return None
+    try:
+        if secret is None or vault is None:
+            raise CannotOpen("no encryption key is set" if vault is None else "it is not stored")
+        return injected(declared, vault.open(secret, about))
+    except CannotOpen as error:
+        _log.error("route %s answers 503: the credential of %s cannot be used: %s", spec.name, about, error)
+        return UNAVAILABLE

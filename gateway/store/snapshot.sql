@@ -8,7 +8,8 @@ SELECT coalesce(min(revision), 0) FROM changes
 SELECT revision, noun, object_id, project_id FROM changes WHERE revision > $1 ORDER BY revision LIMIT 10000
 
 -- name: routes
-SELECT r.id, r.project_id, r.name, r.spec::text AS spec, u.id AS upstream_id, u.spec::text AS upstream_spec
+SELECT r.id, r.project_id, r.name, r.spec::text AS spec, u.id AS upstream_id, u.spec::text AS upstream_spec,
+       r.secret, u.secret AS upstream_secret
 FROM routes r JOIN upstreams u ON u.id = r.upstream_id
 
 -- name: issuers

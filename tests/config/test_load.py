@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from config.encryption import new_key
 from config.load import SettingsError, displayed, fields, load, to_environment, variable
 from config.settings import Settings
 
@@ -44,6 +45,7 @@ def test_every_setting_has_a_variable_that_sets_it() -> None:
     environ = {variable(path): "/x" for path, field in fields().items() if field.default is None}
     environ |= {"TOLLGATE_POSTGRES_URL": "postgres://h/d", "TOLLGATE_REDIS_URL": "redis://h"}
     environ |= {"TOLLGATE_GATEWAY_TRUST_FORWARDED": "true", "TOLLGATE_ADMIN_PUBLIC_URL": "https://tollgate.example"}
+    environ |= {"TOLLGATE_ENCRYPTION_KEYS": new_key()}
     settings = load(None, environ, {}).settings
     assert set(to_environment(settings)) == {variable(path) for path in fields()}
     assert load(None, to_environment(settings), {}).settings == settings

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from config.encryption import decode_keys
 from tollgate.commands import UserError
 from tollgate.dev.state import StateDirectory
 
@@ -77,3 +78,12 @@ def test_a_new_owner_waits_for_what_a_killed_one_left(tmp_path: Path) -> None:
         ending.join()
     assert not second.info_file.exists()
     second.close()
+
+
+def test_the_encryption_key_is_made_once_and_is_the_owners_alone(tmp_path: Path) -> None:
+    state = StateDirectory.open(tmp_path)
+    key = state.encryption_key()
+    assert len(decode_keys(key)) == 1
+    assert state.encryption_key() == key
+    assert stat.S_IMODE((tmp_path / "encryption.key").stat().st_mode) == 0o600
+    state.close()

@@ -17,14 +17,19 @@ import orjson
 import redis.asyncio
 from pydantic import SecretStr
 
+from admin.credentials import sealed
+from config.encryption import decode_keys, new_key
 from config.settings import GatewaySettings, Settings
 from gateway.listener import ClientConnection, Door
 from gateway.worker import build_door
 from ledger import ids, keys, names
 from ledger.specs import RouteSpec, UpstreamSpec
+from ledger.vault import Vault
 
 SHARDS: Final = 2
 PROJECT: Final = "prj_acme"
+ENCRYPTION_KEY: Final = new_key()
+"""Seals what a Catalogue writes."""
 _TICK_S: Final = 0.005
 
 
@@ -44,11 +49,19 @@ async def until(check: Callable[[], Any] | Callable[[], Awaitable[Any]], *, with
 class InProcessGateway:
     """One worker without its process. An async context manager; `address` is where it listens."""
 
-    def __init__(self, postgres_url: str, redis_url: str, **gateway_settings: Any) -> None:
+    def __init__(
+        self,
+        postgres_url: str,
+        redis_url: str,
+        *,
+        encryption_keys: str | None = ENCRYPTION_KEY,
+        **gateway_settings: Any,
+    ) -> None:
         self._settings = Settings(
             postgres_url=SecretStr(postgres_url),
             redis_url=SecretStr(redis_url),
             redis_shards=SHARDS,
+            encryption_keys=SecretStr(encryption_keys) if encryption_keys is not None else None,
             gateway=GatewaySettings(**gateway_settings),
         )
         self.door: Door
@@ -178,14 +191,16 @@ class Catalogue:
         upstream = UpstreamSpec(name=name, targets=tuple(targets), **about_upstream)
         route = RouteSpec(name=name, path=path, upstream=name, **spec)
         upstream_id, route_id = ids.new_id("upstream"), ids.new_id("route")
+        vault = Vault(decode_keys(ENCRYPTION_KEY))
         await self.pg.execute(
-            "INSERT INTO upstreams (id, project_id, name, spec) VALUES ($1, $2, $3, $4)",
-            upstream_id, project, name, upstream.model_dump_json(),
+            "INSERT INTO upstreams (id, project_id, name, spec, secret) VALUES ($1, $2, $3, $4, $5)",
+            upstream_id, project, name, upstream.model_dump_json(), sealed(upstream, upstream_id, None, vault)[1],
         )  # fmt: skip
         await self.pg.execute(
-            "INSERT INTO routes (id, project_id, name, upstream_id, host, path, methods, spec)"
-            " VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+            "INSERT INTO routes (id, project_id, name, upstream_id, host, path, methods, spec, secret)"
+            " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
             route_id, project, name, upstream_id, route.host, route.path, sorted(route.methods), route.model_dump_json(),
+            sealed(route, route_id, None, vault)[1],
         )  # fmt: skip
         return route_id
 

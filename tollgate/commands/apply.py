@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import TYPE_CHECKING
 
 from tollgate.commands import UserError
-from tollgate.target import ACTOR, add_target_options, on_database
+from tollgate.target import ACTOR, add_target_options, on_database, vault_of
 
 if TYPE_CHECKING:
     import asyncpg
@@ -36,7 +37,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(args: argparse.Namespace) -> int:
     """Print the difference that was made. Raises UserError, having changed nothing."""
     from admin.changes import Refused
-    from admin.declare import DeclarationError, apply, show
+    from admin.declare import DeclarationError, apply, filled_in, show
     from admin.declare.load import check
     from admin.declare.source import read
     from admin.projects import rows as projects
@@ -44,13 +45,17 @@ def run(args: argparse.Namespace) -> int:
     name = "standard input" if args.file == "-" else args.file
     try:
         source = read(_bytes(args.file), name)
-        declaration = check(source, name)
+        declaration = filled_in(check(source, name), os.environ, source, name)
     except DeclarationError as error:
         raise UserError(str(error)) from None
 
+    vault = vault_of(args)
+
     async def work(connection: asyncpg.Connection) -> tuple[list[Change], dict[str, str]]:
         try:
-            changes = await apply(connection, declaration, actor=ACTOR, dry_run=args.dry_run, prune=args.prune)
+            changes = await apply(
+                connection, declaration, actor=ACTOR, dry_run=args.dry_run, prune=args.prune, vault=vault
+            )
         except Refused as refused:
             raise UserError(_placed(refused, source, name)) from None
         return changes, {project.id: project.name for project in await projects.page(connection, None, None)}

@@ -54,7 +54,7 @@ class Stack:
     """Everything that runs, and what is known of it."""
 
     def __init__(self, loaded: Loaded, options: Options, state: StateDirectory) -> None:
-        self.settings: Settings = planes.with_admin_behind_gateway(ports.assign(loaded))
+        self.settings: Settings = _with_key(planes.with_admin_behind_gateway(ports.assign(loaded)), state)
         self.supervisor = Supervisor()
         self.demo: demo.Demo | None = None
         self.sign_in: str | None = None
@@ -155,6 +155,13 @@ class Stack:
             raise
         if status != 0:
             raise UserError(f"--apply {file} failed, see above")
+
+
+def _with_key(settings: Settings, state: StateDirectory) -> Settings:
+    """The settings with an encryption key, unless they name one."""
+    if settings.encryption_keys is not None or settings.encryption_keys_file is not None:
+        return settings
+    return settings.model_copy(update={"encryption_keys": SecretStr(state.encryption_key())})
 
 
 async def run(loaded: Loaded, options: Options) -> int:

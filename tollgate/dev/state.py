@@ -3,6 +3,7 @@
     lock        held (flock) by the one supervisor that uses the directory; says its process id and its guards'
     dev.json    what runs where, while it runs: removed when it stops, also when it is killed
     keys.json   the texts of the demo keys, so that every start prints the same
+    encryption.key   seals the credentials in its database; made at the first start
     postgres/   the embedded server's data, log and password        redis/  the same
 
 All of it is readable by its owner only.
@@ -18,8 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from config.encryption import new_key
 from tollgate.commands import UserError
 from tollgate.dev.server import write_private
+from tollgate.target import KEY_FILE
 
 _ORPHANS_DEADLINE_S = 15.0
 
@@ -87,6 +90,13 @@ class StateDirectory:
 
     def write_keys(self, keys: dict[str, str]) -> None:
         write_private(self.path / "keys.json", json.dumps(keys, indent=2) + "\n")
+
+    def encryption_key(self) -> str:
+        """The key that seals what is stored in this directory's database."""
+        file = self.path / KEY_FILE
+        if not file.exists():
+            write_private(file, new_key() + "\n")
+        return file.read_text(encoding="ascii").strip()
 
     def _read(self, name: str) -> dict[str, Any]:
         try:
