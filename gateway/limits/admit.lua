@@ -10,9 +10,12 @@
 -- A window holds the admission times of the last `length` ms, so "never more than `limit` in any such span" is exact.
 -- It is counted by adding first and taking back on refusal: one command less for those who are admitted. Its list expires
 -- two lengths after it was begun or last trimmed: by then, whatever is in it is older than one length.
+-- What goes to a command is text, not a number: Redis 7.0 prints numbers with "%.17g", half a microsecond each.
 local windows, quotas, idem = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5] == '1'
 local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local ms = #time[2] == 6 and string.sub(time[2], 1, 3) or string.format('%03d', math.floor(time[2] / 1000))
+local stamp = time[1] .. ms
+local now = tonumber(stamp)
 local reply = {0, now}
 local marker = KEYS[2 + windows + quotas]
 
@@ -32,21 +35,21 @@ local verdict = 0
 for i = 1, windows do
     local key = KEYS[1 + i]
     local limit, length = tonumber(ARGV[4 + 2 * i]), tonumber(ARGV[5 + 2 * i])
-    local oldest = tonumber(redis.call('LINDEX', key, 0) or now)
+    local oldest = tonumber(redis.call('LINDEX', key, '0') or now)
     local trimmed = false
     if oldest <= now - length then
-        if tonumber(redis.call('LINDEX', key, -1)) <= now - length then
+        if tonumber(redis.call('LINDEX', key, '-1')) <= now - length then
             redis.call('DEL', key)
             oldest = now
         else
             repeat
                 redis.call('LPOP', key)
-                oldest = tonumber(redis.call('LINDEX', key, 0))
+                oldest = tonumber(redis.call('LINDEX', key, '0'))
             until oldest > now - length
         end
         trimmed = true
     end
-    local count = redis.call('RPUSH', key, now)
+    local count = redis.call('RPUSH', key, stamp)
     if count == 1 or trimmed then redis.call('PEXPIRE', key, 2 * length) end
     reply[1 + 2 * i] = count
     reply[2 + 2 * i] = oldest
@@ -55,11 +58,11 @@ end
 
 local base = 5 + 2 * windows
 for i = 1, quotas do
-    local key, quantity = KEYS[1 + windows + i], tonumber(ARGV[base + 3 * i - 1])
+    local key, quantity = KEYS[1 + windows + i], ARGV[base + 3 * i - 1]
     local limit = tonumber(ARGV[base + 3 * i - 2])
     local used = redis.call('INCRBY', key, quantity)
     -- kept a week past the period's end, for late settlements and for reconciliation
-    if used == quantity then redis.call('EXPIREAT', key, ARGV[base + 3 * i] + 604800) end
+    if used == tonumber(quantity) then redis.call('EXPIREAT', key, ARGV[base + 3 * i] + 604800) end
     reply[2 + 2 * windows + i] = used
     if limit >= 0 and used > limit and verdict == 0 then verdict = windows + i end
 end
@@ -71,7 +74,7 @@ if verdict ~= 0 then
         reply[1 + 2 * i] = reply[1 + 2 * i] - 1
     end
     for i = 1, quotas do
-        local quantity = tonumber(ARGV[base + 3 * i - 1])
+        local quantity = ARGV[base + 3 * i - 1]
         reply[2 + 2 * windows + i] = redis.call('DECRBY', KEYS[1 + windows + i], quantity)
     end
     return reply
