@@ -15,7 +15,8 @@ from gateway.bearers import bearer_of, is_token
 from gateway.context import RETRY_SOON, Gateway, Refusal
 from gateway.limits.plan import Plan, make_plan
 from gateway.metrics import Admission
-from gateway.proxy.headers import asks_for_websocket, safe_value, to_upstream
+from gateway.proxy.headers import asks_for_websocket, safe_value, to_upstream, without
+from gateway.proxy.shape import Shape
 from gateway.store.credentials import UNAVAILABLE
 from gateway.store.nouns import Customer, Principal, Route, Tier
 from gateway.store.snapshot import Unavailable
@@ -43,7 +44,8 @@ class Caller:
     """Who makes a request on a route, and what follows from it, for as long as nothing of it changes.
 
     `tail` is the upstream request's field lines from after Host to before X-Request-Id, `heads` the whole head up to
-    there for each origin it has been sent to; `good_until_ms` is Unix milliseconds.
+    there for each origin it has been sent to; `good_until_ms` is Unix milliseconds. `shape` is what is done to the answers,
+    None where nothing is.
     """
 
     line: RequestLine
@@ -55,6 +57,7 @@ class Caller:
     plan: Plan
     tail: bytes
     is_websocket: bool = False
+    shape: Shape | None = None
     heads: dict[Pool, bytes] = field(default_factory=dict)
 
 
@@ -100,7 +103,16 @@ async def recognise(gw: Gateway, ex: Exchange, last: Caller | None) -> Caller | 
         and route.key_query is None
     ):
         return Caller(
-            line, fields, last.peer_ip, route, generation, last.good_until_ms, last.plan, last.tail, last.is_websocket
+            line,
+            fields,
+            last.peer_ip,
+            route,
+            generation,
+            last.good_until_ms,
+            last.plan,
+            last.tail,
+            last.is_websocket,
+            last.shape,
         )
     return await identify(gw, ex, route, generation)
 
@@ -143,14 +155,25 @@ async def identify(gw: Gateway, ex: Exchange, route: Route, generation: int) -> 
     tail = to_upstream(ex.fields, carried_by, route.replaced) + ex.client.forwarded_lines(ex.fields)
     if customer is not None:
         tail += b"X-User-Id: %b\r\n" % safe_value(customer.external_id or customer.id)
-    tail += route.added_lines
+    if route.replaced:
+        tail = without(tail, route.replaced) + route.added_lines
+    else:
+        tail += route.added_lines
     if ex.fields.chunked:
         tail += b"Transfer-Encoding: chunked\r\n"
     is_websocket = route.spec.websocket and asks_for_websocket(ex.line, ex.fields)
     if is_websocket:
         tail += b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
     until_ms = good_until * 1000
-    return Caller(ex.line, ex.fields, ex.client.peer_ip, route, generation, until_ms, plan, tail, is_websocket)
+    shape = _shape(route)
+    return Caller(ex.line, ex.fields, ex.client.peer_ip, route, generation, until_ms, plan, tail, is_websocket, shape)
+
+
+def _shape(route: Route) -> Shape | None:
+    if route.shape is None and (route.answer_dropped or route.answer_lines):
+        route.shape = Shape(route.answer_dropped, route.answer_lines)
+    shape: Shape | None = route.shape
+    return shape
 
 
 def refusal_of(absent: Absent, auth: AuthMode = AuthMode.KEY) -> Refusal:

@@ -20,6 +20,7 @@ from gateway.metering.count import NOTHING, quantities
 from gateway.metering.event import event_of
 from gateway.metering.frames import MessageCounter
 from gateway.metrics import Admission
+from gateway.proxy.paths import forwarded_path
 from gateway.proxy.retry import may_retry
 from gateway.proxy.upstream import UpstreamBroken
 from ledger import problems
@@ -85,10 +86,11 @@ async def serve(gw: Gateway, ex: Exchange) -> None:
         except UpstreamBroken as broken:
             response = await try_again(ex, caller, broken)
         ex.status = response.status
+        lead = response.lead if caller.shape is None else caller.shape.lead(response)
         if response.framing == TUNNEL:
-            start_tunnel(ex, route, response.lead, limits)
+            start_tunnel(ex, route, lead, limits)
         else:
-            client.start_response(ex, response.lead, limits, response.framing)
+            client.start_response(ex, lead, limits, response.framing)
         await suspend()  # the bodies pass
         client.end_body(ex.response_trailers)
         is_charged = True
@@ -214,9 +216,7 @@ def upstream_head(caller: Caller, pool: Pool, request_id: bytes) -> bytes:
     head = caller.heads.get(pool)
     if head is None:
         line, route = caller.line, caller.route
-        path, query = line.path, line.query
-        if route.spec.strip_prefix and not route.is_exact:
-            path = b"/" + path.split(b"/", len(route.segments) + 1)[-1]
+        path, query = forwarded_path(route, line.path), line.query
         if route.key_query is not None and query:
             query = without_parameter(query, route.key_query)
         if route.injected is not None:

@@ -13,7 +13,7 @@ from gateway.exchange import BodyTooLarge, ClientGone, suspend
 from gateway.pipeline import answer, connect, drop_upstream, prepare, try_again, upstream_head
 from gateway.proxy.headers import to_upstream
 from gateway.proxy.upstream import UpstreamBroken
-from gateway.store.snapshot import make_route
+from gateway.store.compile import make_route
 from ledger import problems
 from ledger.ids import PLATFORM_PROJECT_ID
 from ledger.specs import AuthMode, RouteSpec, UpstreamSpec

@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from ledger.credentials import CredentialSpec, credential_mapping
+from ledger.header_rules import HeaderRules, RequestHeaderRules
 from ledger.keys import KeyKind, Mode
 from ledger.references import refuse, twice, unknown
 from ledger.spec_types import HeaderName, Origin, QueryName, Spec, matching
@@ -300,8 +301,12 @@ class RouteSpec(Spec):
     """Scopes a key must have for this route (a key without scopes has all)."""
     strip_prefix: bool = True
     """/demo/* with strip_prefix sends /demo/hello on as /hello; the upstream's base path is put before it."""
+    rewrite: Path | None = None
+    """The path to send on instead: /v2/{id}/* takes {id} and what is below from the route's own path."""
     preserve_host: bool = False
     """Send the client's Host on instead of the upstream's own."""
+    request_headers: RequestHeaderRules = RequestHeaderRules()
+    response_headers: HeaderRules = HeaderRules()
     requests_per_minute: PerMinute | None = None
     """A limit for the whole route, over all customers."""
     meters: dict[MeterName, Annotated[int, Field(ge=0, le=1_000_000_000)]] = Field(
@@ -321,6 +326,16 @@ class RouteSpec(Spec):
     websocket_idle_ms: int = Field(default=600_000, ge=1, le=86_400_000)
     """Longest silence of a WebSocket, both ways, before it is closed."""
     on_store_failure: StoreFailure = StoreFailure.CLOSED
+
+    @field_validator("rewrite")
+    @classmethod
+    def _rewrite_takes_what_there_is(cls, rewrite: str | None, info: ValidationInfo) -> str | None:
+        if rewrite is not None and "path" in info.data:
+            there = info.data["path"].split("/")
+            missing = [s for s in rewrite.split("/") if (s == "*" or s.startswith("{")) and s not in there]
+            if missing:
+                raise ValueError(f"{missing[0]} is not in the route's path {info.data['path']}")
+        return rewrite
 
     @property
     def pattern(self) -> str:

@@ -64,9 +64,9 @@ def _poses(name: bytes, credential_field: bytes, replaced: frozenset[bytes]) -> 
     return dashed in _NEVER_TO_UPSTREAM or dashed == credential_field or dashed in replaced or dashed in _FRAMING
 
 
-def to_client(fields: Fields, *, drop_length: bool) -> bytes:
-    """The response's fields that pass, as lines; without Content-Length where the status forbids one."""
-    dropped = _NEVER_TO_CLIENT
+def to_client(fields: Fields, *, drop_length: bool, also: frozenset[bytes] = frozenset()) -> bytes:
+    """The response's fields that pass, as lines; without Content-Length where the status forbids one, and `also`."""
+    dropped = _NEVER_TO_CLIENT | also
     if fields.connection:
         dropped = dropped | (fields.connection - _FRAMING)
     if drop_length:
@@ -85,6 +85,11 @@ def forwarded_lines(fields: Fields, peer_ip: str, scheme: bytes, *, is_trusted: 
         host = fields.index.get(b"x-forwarded-host", host)
     lines = b"Via: 1.1 tollgate\r\nX-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\n" % (peer, scheme)
     return lines + b"X-Forwarded-Host: %b\r\n" % host if host else lines
+
+
+def without(lines: bytes, names: frozenset[bytes]) -> bytes:
+    """Field lines without those of some names (in lower case)."""
+    return b"".join([line for line in lines.splitlines(True) if line.partition(b":")[0].lower() not in names])
 
 
 def safe_value(text: str) -> bytes:

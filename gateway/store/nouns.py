@@ -72,7 +72,8 @@ class Route:
     """A compiled route. `segments` are those of its path, without the `*` of a prefix route; a parameter stays `{name}`.
 
     `injected` is the credential that goes to the upstream, made of `sealed` (of the route, of its upstream). `replaced` are
-    the header fields that a client cannot send: `added_lines` stand in their place.
+    the header fields that do not pass to it: `added_lines` stand in their place; `answer_dropped` and `answer_lines` are the
+    same for its answers. `rewrite` is the path to send on (literal segments, and places in the path that came).
     """
 
     id: str
@@ -92,8 +93,13 @@ class Route:
     injected: Injected | None = None
     replaced: frozenset[bytes] = frozenset()
     added_lines: bytes = b""
+    rewrite: tuple[bytes | int, ...] | None = None
+    answer_dropped: frozenset[bytes] = frozenset()
+    answer_lines: bytes = b""
     plans: dict[Any, Any] = field(default_factory=dict)
     pools: Any = None
     """The upstream's connection pools, put here by the proxy at first use."""
+    shape: Any = None
+    """What is done to its answers, put here by the pipeline at first use; None where nothing is."""
     metrics: Any = None
     """This route's counters, put here by the pipeline at first use."""

@@ -22,14 +22,14 @@ from typing import Any, Final, TypeVar
 import asyncpg
 from pydantic import ValidationError
 
-from gateway.store.credentials import UNAVAILABLE, Injected, injected
+from gateway.store.compile import make_route
 from gateway.store.issuers import IssuerTable
-from gateway.store.nouns import Customer, Issuer, Principal, Route, Sealed, Tier
+from gateway.store.nouns import Customer, Issuer, Principal, Tier
 from gateway.store.table import RouteTable
 from ledger.ids import customer_id_for
 from ledger.specs import IssuerSpec, RouteSpec, UpstreamSpec
 from ledger.sql import load
-from ledger.vault import CannotOpen, Vault
+from ledger.vault import Vault
 
 _log = logging.getLogger("gateway.snapshot")
 _SQL = load("gateway.store", "snapshot.sql")
@@ -399,55 +399,3 @@ class Snapshot:
             is_same = kept is not None and kept.spec == spec
             issuers.append(kept if kept and is_same else Issuer(row["id"], row["project_id"], spec))
         self.issuers = IssuerTable(issuers)
-
-
-def make_route(
-    route_id: str,
-    project_id: str,
-    upstream_id: str,
-    spec: RouteSpec,
-    upstream: UpstreamSpec,
-    sealed: Sealed = (None, None),
-    vault: Vault | None = None,
-) -> Route:
-    """Compile a route from its declaration; `sealed` are its secret and its upstream's."""
-    credential = _credential(route_id, upstream_id, spec, upstream, sealed, vault)
-    replaced = frozenset((credential.name,)) if credential is not None and credential.header else frozenset()
-    is_exact = not spec.path.endswith("*")
-    return Route(
-        id=route_id,
-        project_id=project_id,
-        name=spec.name,
-        spec=spec,
-        upstream_id=upstream_id,
-        upstream=upstream,
-        segments=tuple(spec.path.removesuffix("/*").encode().split(b"/")[1:]),
-        is_exact=is_exact,
-        methods=frozenset(m.encode() for m in spec.methods),
-        key_header=spec.key_header.lower().encode() if spec.key_header else None,
-        key_query=spec.key_query.encode() if spec.key_query else None,
-        scopes=frozenset(spec.scopes),
-        read_timeout=spec.read_timeout_ms / 1000,
-        sealed=sealed,
-        injected=credential,
-        replaced=replaced,
-        added_lines=credential.header if credential is not None else b"",
-    )
-
-
-def _credential(
-    route_id: str, upstream_id: str, spec: RouteSpec, upstream: UpstreamSpec, sealed: Sealed, vault: Vault | None
-) -> Injected | None:
-    """The credential of a route, else that of its upstream; UNAVAILABLE, and logged, where it cannot be opened."""
-    declared, secret, about = spec.credential, sealed[0], route_id
-    if declared is None:
-        declared, secret, about = upstream.credential, sealed[1], upstream_id
-    if declared is None:
-        return None
-    try:
-        if secret is None or vault is None:
-            raise CannotOpen("no encryption key is set" if vault is None else "it is not stored")
-        return injected(declared, vault.open(secret, about))
-    except CannotOpen as error:
-        _log.error("route %s answers 503: the credential of %s cannot be used: %s", spec.name, about, error)
-        return UNAVAILABLE

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from gateway.limits.plan import Plan, make_plan
+from gateway.store.compile import make_route
 from gateway.store.nouns import Customer, Principal, Route, Tier
-from gateway.store.snapshot import make_route
 from ledger.specs import RouteSpec, UpstreamSpec
 
 NOW: Final = datetime(2026, 3, 15, 12, tzinfo=UTC)
