@@ -1,0 +1,88 @@
+"""The command line of a jail. Pure, except for looking at which directories this machine has.
+
+What the jail sees: the system's programs and libraries read-only, a generated /etc, its own /proc and a minimal /dev, and
+three tmpfs of bounded size: /workspace, /tmp, /dev/shm. Nothing of the host is writable, no other path of it exists.
+
+Each line answers a measured trap. bwrap gets an empty environment and `--as-pid-1`: otherwise /proc/1/environ in the jail
+is that of whoever started bwrap. It is started as the slot's uid, never as root: `--uid` maps to the caller, and root's
+files would be ours to read. `--unshare-user` is spelled out because `--disable-userns` needs it. Capabilities are
+dropped from the bounding set too.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Final
+
+INSIDE_UID: Final = 1000
+GUEST_DIR: Final = "/run/guest"
+EGRESS_SOCKET: Final = "/run/egress.sock"
+_MASKED: Final = (
+    "cmdline",
+    "config.gz",
+    "kallsyms",
+    "kcore",
+    "keys",
+    "modules",
+    "timer_list",
+    "sched_debug",
+    "bootconfig",
+)
+_USR: Final = ("/usr/bin", "/usr/lib", "/usr/lib64", "/usr/libexec", "/usr/share/zoneinfo")
+_TOP: Final = ("/bin", "/sbin", "/lib", "/lib64")
+_SMALL: Final = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Jail:
+    """What all jails of a broker share. `state` is a directory of ours with `etc/`, `guest/`, `empty`; `prefixes` are
+    further read-only directories an interpreter needs."""
+
+    bwrap: str
+    python: str
+    node: str | None
+    state: str
+    prefixes: tuple[str, ...] = ()
+    workspace_bytes: int = 64 * 1024 * 1024
+
+
+def command(jail: Jail, language: str, seccomp_fd: int, layer: str | None, egress: str | None) -> list[str]:
+    """The argument list that starts a guest for `language`; the filter is read from `seccomp_fd`."""
+    args = [
+        jail.bwrap,
+        *("--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"),
+        *("--disable-userns", "--uid", str(INSIDE_UID), "--gid", str(INSIDE_UID)),
+        *("--hostname", "sandbox", "--new-session", "--die-with-parent", "--as-pid-1", "--cap-drop", "ALL"),
+        *("--seccomp", str(seccomp_fd)),
+    ]
+    for path in [*_USR, *jail.prefixes]:
+        if os.path.isdir(path):
+            args += ["--ro-bind", path, path]
+    for path in _TOP:
+        if os.path.islink(path):
+            args += ["--symlink", os.readlink(path), path]
+        elif os.path.isdir(path):
+            args += ["--ro-bind", path, path]
+    args += ["--ro-bind", f"{jail.state}/etc", "/etc", "--ro-bind", f"{jail.state}/guest", GUEST_DIR]
+    args += ["--proc", "/proc"]
+    for name in _MASKED:
+        if os.path.exists(f"/proc/{name}"):
+            args += ["--ro-bind", f"{jail.state}/empty", f"/proc/{name}"]
+    args += ["--dev", "/dev", "--size", str(_SMALL), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]  # noqa: S108
+    size = str(jail.workspace_bytes)
+    args += ["--size", size, "--tmpfs", "/workspace", "--size", size, "--tmpfs", "/tmp"]  # noqa: S108
+    if layer is not None:
+        args += ["--ro-bind", layer, "/pkgs"]
+        if language == "node":
+            args += ["--symlink", "/pkgs/node_modules", "/node_modules"]
+    if egress is not None:
+        args += ["--bind", egress, EGRESS_SOCKET, "--cap-add", "CAP_NET_BIND_SERVICE"]
+    args += ["--remount-ro", "/", "--chdir", "/workspace", "--"]
+    return args + guest(language, jail.python, jail.node)
+
+
+def guest(language: str, python: str, node: str | None, directory: str = GUEST_DIR) -> list[str]:
+    """The guest's own command line; PID 1 is Python for either language."""
+    args = [python, "-I", "-S", "-X", "utf8", "-B", f"{directory}/guest.py", language]
+    return args if language == "python" else [*args, node or "node", f"{directory}/guest.cjs"]

@@ -1,0 +1,302 @@
+"""A cgroup for every run: what it may use, what it used, and a way to kill all of it at once.
+
+Works on cgroup v2, on v1, and on hybrids, where v1 holds the controllers and the v2 tree, without any, still kills. Our
+groups live below our own one, `…/tollgate-sandbox-<pid>/<run>`, so that whatever limits this machine or container set
+for us go on holding. Figures of a run are exact to its last child: the kernel adds them up, nothing inside reports them.
+
+On v2 a group with controllers for its children must hold no process itself, so this process is moved into a leaf
+`tollgate-sandbox-service` first; where the group is not ours to change, `Unusable` says what to do.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+PREFIX: Final = "tollgate-sandbox-"
+NEEDED: Final = ("memory", "pids", "cpu", "cpuacct")
+_PERIOD_US: Final = 100_000
+_UNLIMITED_V1: Final = "-1"
+
+
+class Unusable(Exception):
+    """Cgroups cannot be made here. The message says why, and what would help."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Our own group in each tree. `v1` maps a controller to its directory; `v2` is the unified one, where there is one.
+
+    `is_v2` says that v2 holds the controllers."""
+
+    v1: Mapping[str, Path]
+    v2: Path | None
+    is_v2: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A group's figures since it was made. `peak_bytes` since the last `reset_peak` where the kernel can."""
+
+    cpu_us: int
+    peak_bytes: int
+    oom_kills: int
+    pids_refused: int
+
+
+def layout(own: str, mountinfo: str) -> Layout:
+    """Where our groups are, from the texts of /proc/self/cgroup and /proc/self/mountinfo. Raises Unusable."""
+    paths: dict[str, str] = {}
+    for line in own.splitlines():
+        _, controllers, path = line.split(":", 2)
+        for name in controllers.split(",") if controllers else [""]:
+            paths[name] = path
+    v1: dict[str, Path] = {}
+    v2: Path | None = None
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        kind, _, options = [*after.split(" "), "", "", ""][:3]
+        root, where = before.split(" ")[3:5]
+        if kind == "cgroup2" and v2 is None:
+            v2 = _below(where, root, paths.get("", "/"))
+        elif kind == "cgroup":
+            for name in options.split(","):
+                if name in NEEDED and name not in v1 and name in paths:
+                    v1[name] = _below(where, root, paths[name])
+    if all(name in v1 for name in NEEDED):
+        return Layout(v1, v2, is_v2=False)
+    if v2 is None:
+        raise Unusable("no cgroup file system is mounted at /sys/fs/cgroup")
+    return Layout({}, v2, is_v2=True)
+
+
+def _below(where: str, root: str, path: str) -> Path:
+    """A group's directory; a container may see only a part (`root`) of the tree."""
+    if root not in ("/", "") and (path == root or path.startswith(root + "/")):
+        path = path[len(root) :]
+    return Path(where + "/" + path.lstrip("/")) if path.strip("/") else Path(where)
+
+
+class Group:
+    """One run's group. Files are opened anew each time; nothing here waits."""
+
+    def __init__(self, name: str, parent: Layout) -> None:
+        self._is_v2 = parent.is_v2
+        self._v1 = {controller: directory / name for controller, directory in parent.v1.items()}
+        self._v2 = parent.v2 / name if parent.v2 is not None else None
+        self._directories = list(dict.fromkeys([*self._v1.values(), *([self._v2] if self._v2 else [])]))
+        self._base_us = 0
+
+    def make(self, pids: int, cpus: float) -> None:
+        """Make the directories and set what is the same for all runs. Raises OSError."""
+        for directory in self._directories:
+            directory.mkdir()
+        if self._is_v2:
+            self._set("memory", "memory.swap.max", "0", optional=True)
+            self._set("memory", "memory.oom.group", "0", optional=True)
+            self._set("pids", "pids.max", str(pids))
+            self._set("cpu", "cpu.max", f"{int(cpus * _PERIOD_US)} {_PERIOD_US}")
+        else:
+            self._set("pids", "pids.max", str(pids))
+            self._set("cpu", "cpu.cfs_period_us", str(_PERIOD_US), optional=True)
+            self._set("cpu", "cpu.cfs_quota_us", str(int(cpus * _PERIOD_US)))
+
+    def entries(self) -> list[str]:
+        """The files a process writes "0" to in order to join."""
+        return [f"{directory}/cgroup.procs" for directory in self._directories]
+
+    def begin(self, memory_bytes: int) -> None:
+        """Limit the memory, and count from here on: what the warm guest used so far is not the run's. Raises OSError."""
+        if self._is_v2:
+            self._set("memory", "memory.max", str(memory_bytes))
+            self._set("memory", "memory.peak", "reset", optional=True)
+        else:
+            self._set("memory", "memory.limit_in_bytes", str(memory_bytes))
+            self._set("memory", "memory.memsw.limit_in_bytes", str(memory_bytes), optional=True)
+            self._set("memory", "memory.max_usage_in_bytes", "0", optional=True)
+        self._base_us = self._cpu_us()
+
+    def read(self) -> Reading:
+        """The figures so far, of every process that ever was in the group. Raises OSError."""
+        cpu_us = self._cpu_us() - self._base_us
+        if self._is_v2:
+            events = _table(self._get("memory", "memory.events"))
+            peak = self._get("memory", "memory.peak", optional=True) or self._get("memory", "memory.current")
+            refused = _table(self._get("pids", "pids.events")).get("max", 0)
+            return Reading(cpu_us, int(peak), events.get("oom_kill", 0), refused)
+        kills = _table(self._get("memory", "memory.oom_control")).get("oom_kill", 0)
+        refused = _table(self._get("pids", "pids.events", optional=True)).get("max", 0)
+        return Reading(cpu_us, int(self._get("memory", "memory.max_usage_in_bytes")), kills, refused)
+
+    def _cpu_us(self) -> int:
+        if self._is_v2:
+            return _table(self._get("cpu", "cpu.stat"))["usage_usec"]
+        return int(self._get("cpuacct", "cpuacct.usage")) // 1000
+
+    def kill(self) -> None:
+        """SIGKILL to every process inside; they may take a moment to die."""
+        if self._v2 is not None:
+            try:
+                (self._v2 / "cgroup.kill").write_text("1")
+            except OSError:  # before Linux 5.14
+                pass
+        for pid in self.pids():
+            try:
+                os.kill(pid, 9)
+            except ProcessLookupError:
+                pass
+
+    def pids(self) -> list[int]:
+        """Processes inside."""
+        try:
+            return [int(line) for line in (self._directories[0] / "cgroup.procs").read_text().split() if line != "0"]
+        except OSError:
+            return []
+
+    def remove(self) -> bool:
+        """Remove the directories; False while something in there is still alive."""
+        for directory in self._directories:
+            try:
+                directory.rmdir()
+            except FileNotFoundError:
+                pass
+            except OSError:
+                return False
+        return True
+
+    def _path(self, controller: str, name: str) -> Path:
+        directory = self._v2 if self._is_v2 else self._v1[controller]
+        assert directory is not None
+        return directory / name
+
+    def _set(self, controller: str, name: str, value: str, *, optional: bool = False) -> None:
+        try:
+            self._path(controller, name).write_text(value)
+        except OSError:
+            if not optional:
+                raise
+
+    def _get(self, controller: str, name: str, *, optional: bool = False) -> str:
+        try:
+            return self._path(controller, name).read_text()
+        except OSError:
+            if not optional:
+                raise
+            return ""
+
+
+def _table(text: str) -> dict[str, int]:
+    return {key: int(value) for key, value in (line.split(" ", 1) for line in text.splitlines() if " " in line)}
+
+
+class Cgroups:
+    """The parent of all runs' groups of one broker."""
+
+    def __init__(self, parent: Layout) -> None:
+        self.parent = parent
+
+    @classmethod
+    def open(cls, own: Layout, instance: str) -> Cgroups:
+        """Make our parent group, after removing what dead brokers left. Raises Unusable."""
+        sweep(own)
+        try:
+            if own.is_v2:
+                assert own.v2 is not None
+                _delegate(own.v2)
+            parent = Layout(
+                {name: directory / (PREFIX + instance) for name, directory in own.v1.items()},
+                own.v2 / (PREFIX + instance) if own.v2 is not None else None,
+                own.is_v2,
+            )
+            for directory in _directories(parent):
+                directory.mkdir(exist_ok=True)
+                if own.is_v2:
+                    _enable(directory)
+        except OSError as error:
+            raise Unusable(
+                f"no cgroups of our own ({error.strerror}: {error.filename}): run the sandbox as root, or in a systemd"
+                " unit with Delegate=yes, or in a container with a writable cgroup mount"
+            ) from None
+        return cls(parent)
+
+    def group(self, name: str) -> Group:
+        """A group by name; it is not made yet."""
+        return Group(name, self.parent)
+
+    def close(self) -> None:
+        """Remove the parent group; what is still inside stays, for the next sweep."""
+        for directory in _directories(self.parent):
+            try:
+                directory.rmdir()
+            except OSError:
+                pass
+
+
+def _directories(of: Layout) -> list[Path]:
+    return list(dict.fromkeys([*of.v1.values(), *([of.v2] if of.v2 is not None else [])]))
+
+
+def _enable(directory: Path) -> None:
+    (directory / "cgroup.subtree_control").write_text("+memory +pids +cpu")
+
+
+def _delegate(own: Path) -> None:
+    """Let children of our v2 group have controllers, moving its processes into a leaf if there is no other way."""
+    try:
+        _enable(own)
+        return
+    except OSError as error:
+        if error.errno != 16:  # EBUSY: it has processes
+            raise
+    leaf = own / (PREFIX + "service")
+    leaf.mkdir(exist_ok=True)
+    for pid in (own / "cgroup.procs").read_text().split():
+        (leaf / "cgroup.procs").write_text(pid)
+    _enable(own)
+
+
+def sweep(own: Layout) -> int:
+    """Kill and remove what brokers that are no longer there left behind; returns how many groups went."""
+    removed = 0
+    for directory in _directories(own):
+        for parent in directory.glob(PREFIX + "[0-9]*"):
+            match = re.fullmatch(re.escape(PREFIX) + r"(\d+)", parent.name)
+            if match is None or _is_broker(int(match[1])):
+                continue
+            for group in [child for child in parent.iterdir() if child.is_dir()]:
+                _empty(group)
+                removed += _rmdir(group)
+            _rmdir(parent)
+    return removed
+
+
+def _empty(group: Path) -> None:
+    for _ in range(200):
+        pids = (group / "cgroup.procs").read_text().split()
+        if not pids:
+            return
+        for pid in pids:
+            try:
+                os.kill(int(pid), 9)
+            except ProcessLookupError:
+                pass
+        os.sched_yield()
+
+
+def _rmdir(directory: Path) -> bool:
+    try:
+        directory.rmdir()
+    except OSError:
+        return False
+    return True
+
+
+def _is_broker(pid: int) -> bool:
+    try:
+        return b"jail.broker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
