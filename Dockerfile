@@ -15,7 +15,8 @@ RUN /opt/tollgate/bin/pip install --no-cache-dir --no-deps --no-build-isolation 
 FROM python:3.13-slim
 COPY --from=build /opt/tollgate /opt/tollgate
 ENV PATH=/opt/tollgate/bin:$PATH PYTHONUNBUFFERED=1
-RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin tollgate
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin tollgate \
+    && install -d -o tollgate -m 700 /var/lib/tollgate
 USER tollgate
 WORKDIR /tmp
 ENTRYPOINT ["tollgate"]

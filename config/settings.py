@@ -63,6 +63,18 @@ class GatewaySettings(_Section):
     max_known_heads: int = Field(
         default=16_384, ge=1, description="request heads of known callers kept in memory by each worker, some KiB each"
     )
+    spool_dir: Path = Field(
+        default=Path(".tollgate/spool"), description="folder for usage that Redis cannot take; on a disk that stays"
+    )
+    spool_max_bytes: int = Field(
+        default=268_435_456, ge=0, description="most of it on disk per worker; 0 goes without (unsafe: memory only)"
+    )
+    spool_fsync: Literal["always", "interval", "off"] = Field(
+        default="interval", description="when it must survive the machine: each write, within a second, or whenever"
+    )
+    spool_when_full: Literal["refuse", "lose"] = Field(
+        default="refuse", description="refuse new requests with 503 while the spool is full, or lose their usage"
+    )
     trust_forwarded: bool = Field(
         default=False, description="believe X-Forwarded-* from clients (behind a proxy of yours)"
     )

@@ -28,6 +28,7 @@ from config.log import setup
 from config.settings import Settings
 from gateway.metrics import families, merge
 from gateway.slots import Slot, WorkerProcess, listen_in
+from gateway.spool.disk import SpoolError, usable
 from gateway.store.redis import address_of
 from gateway.tls import TlsError, certificate_of
 from ledger.vault import VaultError, vault_of
@@ -55,6 +56,10 @@ def _check(settings: Settings) -> None:
         address_of(settings.redis_url.get_secret_value())
         certificate_of(settings.gateway)
         vault_of(settings)
+        if settings.gateway.spool_max_bytes:
+            usable(settings.gateway.spool_dir)
+    except SpoolError as error:
+        raise StartError(f"gateway.spool_dir: {error}") from None
     except (TlsError, VaultError, ValueError) as error:
         raise StartError(str(error)) from None
 

@@ -112,6 +112,7 @@ class Exchange:
         "deadline",
         "fields",
         "id",
+        "is_local",
         "limiter",
         "line",
         "max_body",
@@ -147,6 +148,7 @@ class Exchange:
         self.upstream: Upstream | None = None
         self.response_started = False
         self.admitting = False
+        self.is_local = False
         self.plan: Any = None
         self.limiter: Any = None
         self.deadline = 0.0

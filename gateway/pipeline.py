@@ -25,6 +25,7 @@ from gateway.proxy.retry import may_retry
 from gateway.proxy.upstream import UpstreamBroken
 from ledger import problems
 from ledger.events import Outcome
+from ledger.specs import StoreFailure
 
 if TYPE_CHECKING:
     from gateway.exchange import Exchange
@@ -65,10 +66,9 @@ async def serve(gw: Gateway, ex: Exchange) -> None:
     route, plan = caller.route, caller.plan
 
     # admit
-    refusal = ask(gw, ex, plan)
-    if refusal is not None:
-        return refuse(gw, ex, refusal)
-    limits = verdict(gw, plan, await suspend())
+    limits = ask(gw, ex, plan)
+    if limits is None:
+        limits = verdict(gw, ex, plan, await suspend())
     if isinstance(limits, Refusal):
         return refuse(gw, ex, limits)
 
@@ -150,8 +150,8 @@ def answer(ex: Exchange, problem: Problem, headers: bytes = b"", detail: str | N
 # -- may they
 
 
-def ask(gw: Gateway, ex: Exchange, plan: Plan) -> Refusal | None:
-    """Ask for all that the request will use; the verdict comes to the exchange. Or refuse, if asking is no use."""
+def ask(gw: Gateway, ex: Exchange, plan: Plan) -> bytes | Refusal | None:
+    """Ask for all that the request will use; None: the verdict will come to the exchange. Or decide, if asking is no use."""
     if plan.denial is not None:
         now = time.monotonic()
         if plan.denied_until > now:
@@ -163,23 +163,39 @@ def ask(gw: Gateway, ex: Exchange, plan: Plan) -> Refusal | None:
             return refused
         plan.denial = None
     if gw.limiter.is_full:
+        gw.limiter.refused_full += 1
         return Refusal(problems.BACKLOG_FULL, RETRY_SOON, Admission.UNAVAILABLE)
     if not gw.limiter.ask(ex, plan):
-        return Refusal(problems.LIMITS_UNAVAILABLE, RETRY_SOON, Admission.UNAVAILABLE)
+        return alone(gw, ex, plan)
     return None
 
 
-def verdict(gw: Gateway, plan: Plan, reply: list[int] | None) -> bytes | Refusal:
+def verdict(gw: Gateway, ex: Exchange, plan: Plan, reply: list[int] | None) -> bytes | Refusal:
     """The rate-limit header lines of an admitted request, or the refusal; `reply` None means that Redis gave none."""
     if reply is None:
-        return Refusal(problems.LIMITS_UNAVAILABLE, RETRY_SOON, Admission.UNAVAILABLE)
+        return alone(gw, ex, plan)
     if reply[0] == ADMITTED:
         gw.metrics.admissions[Admission.ADMITTED] += 1
+        plan.seen = reply
         return limit_headers(plan, reply)
     denial, for_s = denial_of(plan, reply)
     now = time.monotonic()
     plan.denial, plan.denied_until, plan.refused_until = (reply, now), now + for_s, 0.0
     return _denied(denial)
+
+
+def alone(gw: Gateway, ex: Exchange, plan: Plan) -> bytes | Refusal:
+    """Decide without Redis, by the route's policy. Who is admitted is written to the spool first, to be counted later."""
+    limiter, policy = gw.limiter, plan.policy
+    if policy is not StoreFailure.CLOSED:
+        if policy is StoreFailure.SHARE and not limiter.take_share(ex, plan):
+            detail = "Limits cannot be checked at the moment, and this gateway's share of them is used up."
+            return Refusal(problems.LIMITS_UNAVAILABLE, RETRY_SOON, Admission.UNAVAILABLE, detail)
+        if limiter.hold(ex, plan):
+            gw.metrics.admissions[Admission.ADMITTED] += 1
+            limiter.admitted_alone += 1
+            return b""
+    return Refusal(problems.LIMITS_UNAVAILABLE, RETRY_SOON, Admission.UNAVAILABLE)
 
 
 def _denied(denial: Denial) -> Refusal:

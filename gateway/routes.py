@@ -1,7 +1,8 @@
 """The gateway's own endpoints, beside the routes it proxies.
 
     GET  /health     alive: 200 as long as the process serves
-    GET  /ready      200 when snapshot and Redis are there, else 503; names each dependency either way
+    GET  /ready      200 when requests can be served: the snapshot is loaded, and Redis is there or a route does without;
+                     else 503; names each dependency either way
     POST /api/data   count without proxying: {meter?: "requests", quantity?: 1, idempotencyKey?}
     GET  /api/usage  what the caller has used and may use in this period, counting nothing
 
@@ -34,7 +35,7 @@ from gateway.store.redis import encode
 from ledger import problems
 from ledger.events import MAX_QUANTITY, Outcome
 from ledger.keys import KeyKind
-from ledger.specs import is_meter_name
+from ledger.specs import StoreFailure, is_meter_name
 
 if TYPE_CHECKING:
     from gateway.exchange import Exchange
@@ -83,13 +84,26 @@ async def _ready(gw: Gateway, ex: Exchange) -> None:
         "postgres": "ok" if snapshot.is_connected else "unavailable",
         "redis": "ok" if redis.available else "unavailable",
         "backlog": "full" if gw.limiter.is_full else "ok",
+        "spool": _spool_state(gw),
         "draining": "yes" if gw.is_draining else "no",
     }
-    # Without Postgres, known keys go on being served; a gateway that never reached it cannot serve anything.
-    is_ready = snapshot.is_loaded and snapshot.is_connected and redis.available and not gw.limiter.is_full
+    # Without Postgres, known keys go on being served; without Redis, the routes whose policy says so.
+    can_admit = redis.available or any(
+        r.spec.on_store_failure is not StoreFailure.CLOSED for r in snapshot.table.by_id.values()
+    )
+    is_ready = snapshot.is_loaded and can_admit and not gw.limiter.is_full
     is_ready = is_ready and (gw.is_followed or not gw.is_draining)
     body = orjson.dumps({"status": "ready" if is_ready else "not ready", "checks": checks})
     ex.client.respond(ex, 200 if is_ready else 503, _JSON, body)
+
+
+def _spool_state(gw: Gateway) -> str:
+    spool = gw.limiter.spool
+    if spool is None:
+        return "off"
+    if spool.is_full:
+        return f"full, {spool.bytes} bytes"
+    return "empty" if spool.is_empty else f"{spool.entries} records to replay, {spool.bytes} bytes"
 
 
 async def _data(gw: Gateway, ex: Exchange) -> None:

@@ -29,11 +29,13 @@ from gateway.auth.jwks import Fetcher
 from gateway.auth.tokens import Tokens
 from gateway.clock import TICK, Clock
 from gateway.context import Gateway
+from gateway.limits.census import Census
 from gateway.limits.limiter import SCRIPTS, Limiter
 from gateway.listener import ClientConnection, Door
 from gateway.metrics import Metrics
 from gateway.proxy.pool import Pools
 from gateway.relay import admin_route
+from gateway.spool.disk import Spool
 from gateway.store.redis import RedisPipe, encode
 from gateway.store.snapshot import Snapshot
 from gateway.tls import Certificate, certificate_of
@@ -63,9 +65,12 @@ def build_door(settings: Settings, name: str) -> Door:
         max_keys=gateway.max_cached_keys,
         vault=vault_of(settings),
     )
+    spool = None
+    if gateway.spool_max_bytes:
+        spool = Spool(gateway.spool_dir, name, max_bytes=gateway.spool_max_bytes, fsync=gateway.spool_fsync)
     context = Gateway(
         snapshot,
-        Limiter(redis),
+        Limiter(redis, spool=spool, loses_when_full=gateway.spool_when_full == "lose"),
         Pools(clock),
         clock,
         Metrics(),
@@ -140,12 +145,18 @@ class Worker:
         left = await limiter.drain(max(1.0, deadline - loop.time()))
         if left:
             _log.error("stopped with %d settlements unsent; their reservations will be swept", left)
+        if limiter.spool is not None and limiter.spool.entries:
+            _log.warning("stopped with %d records in the spool, for the next process", limiter.spool.entries)
         beat.cancel()
+        redis.send(encode(("ZREM", names.GATEWAYS, name)), _Backlog(limiter, 1, 0))
+        await asyncio.sleep(0)
         self._say(_snapshot_of(door, redis))
         pools.close()
         await gateway.tokens.close()
         await snapshot.close()
         await redis.close()
+        if limiter.spool is not None:
+            limiter.spool.close()
 
     def _make_room(self) -> None:
         """Another worker serves in this place by now."""
@@ -168,6 +179,7 @@ class Worker:
         gateway = door.gateway
         alive = encode(_sign_of_life(name))
         backlog = _Backlog(gateway.limiter, self._settings.stream_max_entries, gateway.shards)
+        census = Census(gateway.limiter, name)
         beats = 0
         while True:
             await asyncio.sleep(TICK)
@@ -183,10 +195,15 @@ class Worker:
                 gateway.tokens.sweep()
                 if certificate is not None:
                     certificate.refresh()
+                if gateway.limiter.spool is not None:
+                    gateway.limiter.spool.sync()
+                    if beats % 50 == 0:
+                        gateway.limiter.take_over()
                 if redis.available:
                     backlog.ask(redis)
                     if beats % 50 == 0 or beats == 10:
                         redis.send(alive, backlog)
+                    census.take(redis)
                 self._say(_snapshot_of(door, redis))
 
     def _beat_ended(self, task: asyncio.Task[None]) -> None:
@@ -252,7 +269,16 @@ def _snapshot_of(door: Door, redis: RedisPipe) -> dict[str, Any]:
     metrics.counts["postgres_errors_total"] = gateway.snapshot.errors
     metrics.counts["tokens_verified_total"] = gateway.tokens.verifications
     metrics.counts["issuer_errors_total"] = gateway.tokens.fetch_failures
+    limiter, spool = gateway.limiter, gateway.limiter.spool
+    metrics.counts["spool_refused_total"] = limiter.refused_full
+    metrics.counts["spool_lost_total"] = limiter.lost
+    metrics.counts["admitted_alone_total"] = limiter.admitted_alone
+    metrics.counts["spool_written_total"] = spool.appended if spool is not None else 0
+    metrics.counts["spool_replayed_total"] = spool.confirmed if spool is not None else 0
+    metrics.counts["spool_torn_total"] = spool.torn if spool is not None else 0
     metrics.gauges = {
+        "spool_bytes": spool.bytes if spool is not None else 0,
+        "spool_entries": spool.entries if spool is not None else 0,
         "connections": len(door.connections),
         "requests_in_flight": sum(1 for c in door.connections if c.is_busy),
         "settlements_waiting": gateway.limiter.unsettled,

@@ -11,6 +11,8 @@ fixed for the life of a Redis data set.
 | `tg:{NN}:win:<scope>`                 | list   | admission times (Unix ms) inside a sliding window, oldest first   |
 | `tg:{NN}:quota:<owner>:<meter>:<t>`   | string | used + reserved in the period that began at Unix second t         |
 | `tg:{NN}:idem:<sha>`                  | string | an idempotent count already made                                  |
+| `tg:{NN}:applied`                     | hash   | spool id → number of its last record that was replayed here       |
+| `tg:gateways`                         | zset   | gateway processes by when they last said that they live (Unix s)  |
 | `tg:gateway:<instance>`               | string | "alive", expires; a reservation of an instance without it is orphaned |
 """
 
@@ -28,12 +30,20 @@ def shard_of(project_id: str, customer_id: str | None, shards: int) -> int:
     return zlib.crc32(f"{project_id}/{customer_id or ''}".encode()) % shards
 
 
+GATEWAYS: Final = "tg:gateways"
+
+
 def usage_stream(shard: int) -> str:
     return f"tg:{{{shard:02d}}}:usage"
 
 
 def reservations(shard: int) -> str:
     return f"tg:{{{shard:02d}}}:resv"
+
+
+def applied(reservations_key: str) -> str:
+    """What was replayed from spools, beside the reservations of the same shard."""
+    return reservations_key.removesuffix("resv") + "applied"
 
 
 def window(shard: int, scope: str) -> str:

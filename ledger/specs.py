@@ -136,7 +136,11 @@ class StoreFailure(StrEnum):
     """What a route does while the limit store (Redis) cannot be asked."""
 
     CLOSED = "closed"
-    """Refuse with 503: nothing is let through uncounted."""
+    """Refuse with 503: nothing is let through unchecked."""
+    SHARE = "share"
+    """Each gateway process admits its share of what was left of the limits, counted by itself."""
+    OPEN = "open"
+    """Admit everything. It is counted all the same, once Redis is back."""
 
 
 class QuotaSpec(Spec):

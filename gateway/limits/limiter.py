@@ -4,9 +4,14 @@
 away, too slow or refuses. Whatever was admitted is settled exactly once with `settle`, or given back with
 `give_back` where the request was never served; both only queue, and the queue leaves in batches.
 
+What Redis does not take (away, slow, read-only, full) goes to the spool on disk (gateway.spool) and is replayed in order
+as soon as Redis takes it. A request that its route's policy admits while Redis is away is written there *before* it is
+forwarded (`hold`), so that it is counted in the end even if this process is killed meanwhile.
+
 Unknown outcomes: an admission whose reply was lost or came too late may hold quota for a request that was refused; it is
-given back. A settlement whose reply was lost is sent again; the script and the ledger make that harmless. The queue's
-bound is `max_unsettled`; past it `is_full` says so and new requests are refused, nothing is dropped.
+given back. A settlement whose reply was lost is sent again; the script and the ledger make that harmless. Bounds: the
+queue's is `max_unsettled`, the spool has its own; past either `is_full` says so and new requests are refused, nothing is
+dropped (unless `loses_when_full`: then what a full spool cannot take is dropped and counted in `lost`).
 """
 
 from __future__ import annotations
@@ -19,21 +24,44 @@ import hiredis
 
 from gateway.limits.decide import ADMITTED
 from gateway.limits.plan import ADMIT, SETTLE, bulk, script_sha
+from gateway.limits.share import Shares
+from gateway.limits.spooled import REPLAY, Unreadable, command, hold_record, settle_record
+from gateway.spool.disk import SpoolError
 
 if TYPE_CHECKING:
     from gateway.exchange import Exchange
     from gateway.limits.plan import Plan
+    from gateway.spool.disk import Spool
     from gateway.store.redis import RedisPipe
 
 _log = logging.getLogger("gateway.limiter")
 
-SCRIPTS: Final = (ADMIT, SETTLE)
+SCRIPTS: Final = (ADMIT, SETTLE, REPLAY)
 _SETTLE_CALL: Final = b"$7\r\nEVALSHA\r\n" + bulk(script_sha(SETTLE))
 _LINGER_S: Final = 0.002
 _BATCH: Final = 64
 _MOST_FLYING: Final = 16 * _BATCH
 """Settlements under way at once, some 5 ms of Redis: after an outage they must not hold up admissions."""
 _RETRY_S: Final = 0.25
+
+
+_PASSING: Final = (
+    *(
+        "OOM",
+        "READONLY",
+        "LOADING",
+        "MISCONF",
+        "NOREPLICAS",
+        "BUSY",
+        "CLUSTERDOWN",
+        "MASTERDOWN",
+        "TRYAGAIN",
+        "MOVED",
+        "ASK",
+    ),
+    *("NOAUTH", "NOPERM", "NOSCRIPT", "UNKILLABLE"),
+)
+"""Errors that are about Redis, not about what it was told."""
 
 
 class _Settlement(NamedTuple):
@@ -48,30 +76,58 @@ class _Settlement(NamedTuple):
 class Limiter:
     """Asks and settles; one per gateway process. `backlogged` is set from outside while the usage streams are full."""
 
-    def __init__(self, redis: RedisPipe, max_unsettled: int = 100_000) -> None:
+    def __init__(
+        self,
+        redis: RedisPipe,
+        max_unsettled: int = 100_000,
+        spool: Spool | None = None,
+        *,
+        loses_when_full: bool = False,
+    ) -> None:
         self.redis = redis
+        self.spool = spool
         self._max_unsettled = max_unsettled
+        self._loses_when_full = loses_when_full
         self._loop = asyncio.get_running_loop()
         self._queue: list[_Settlement] = []
+        self._unspooled: list[_Settlement] = []  # of requests that were held in the spool: they follow their hold there
         self._flying = 0
+        self._is_replaying = False
+        self._replay_limit = _BATCH
         self._timer: asyncio.TimerHandle | None = None
         self.backlogged = False
+        self.processes = 0
+        """Gateway processes alive, as Redis last said; 0: it never did, so nobody knows what this one's share is."""
+        self._shares = Shares()
+        self._is_behind = spool is not None and not spool.is_empty
+        self.admitted_alone = 0
+        self.refused_full = 0
+        """Requests refused because what they use could not be recorded."""
+        self.lost = 0
+        if spool is not None and not spool.is_empty:
+            self._wake(_LINGER_S)
 
     @property
     def unsettled(self) -> int:
-        """Settlements not yet confirmed by Redis."""
-        return len(self._queue) + self._flying
+        """Settlements and holds not yet confirmed by Redis."""
+        spooled = self.spool.entries if self.spool is not None else 0
+        return len(self._queue) + len(self._unspooled) + self._flying + spooled
 
     @property
     def is_full(self) -> bool:
-        return self.backlogged or len(self._queue) > self._max_unsettled
+        if self.backlogged or len(self._queue) > self._max_unsettled:
+            return True
+        return self.spool is not None and self.spool.is_full and not self._loses_when_full
 
     # -- admission
 
     def ask(self, ex: Exchange, plan: Plan) -> bool:
-        """Send the admission of `ex`; it will be resumed with the reply. False, and nothing sent, if Redis is away."""
+        """Send the admission of `ex`; it will be resumed with the reply. False, and nothing sent, if Redis is away.
+
+        Neither is it asked before it was told of all that was admitted without it: its counters would say too little.
+        """
         redis = self.redis
-        if not redis.available:
+        if not redis.available or self._is_behind:
             return False
         ex.plan = plan
         ex.limiter = self
@@ -88,14 +144,34 @@ class Limiter:
                 return
             self.redis.errors += 1
             _log.error("redis refused an admission: %s", reply)
+            ex.on_timeout()
         else:
-            self.give_back(ex)
-        ex.on_timeout()
+            ex.on_timeout()
+            if not ex.is_local:
+                self.give_back(ex)
 
     def came_late(self, ex: Exchange, reply: list[int]) -> None:
-        """The verdict on a request that is no longer waiting for it."""
-        if reply[0] == ADMITTED:
+        """The verdict on a request that is no longer waiting for it; one admitted without it keeps what it was given."""
+        if reply[0] == ADMITTED and not ex.is_local:
             self.give_back(ex)
+
+    def hold(self, ex: Exchange, plan: Plan) -> bool:
+        """Write down that `ex` is admitted without Redis. False: it cannot be, since nothing would count it."""
+        if self.spool is None or self.spool.is_full:
+            return False
+        try:
+            self.spool.append((hold_record(plan, ex.id, ex.at_ms, _hold(ex, plan)),))
+        except SpoolError:
+            return False
+        ex.plan = plan
+        ex.limiter = self
+        ex.is_local = self._is_behind = True
+        self._wake(_RETRY_S)
+        return True
+
+    def take_share(self, ex: Exchange, plan: Plan) -> bool:
+        """Take what a request needs from this process's share of its limits, or nothing."""
+        return self.processes > 0 and self._shares.take(plan, ex.at_ms, self.processes)
 
     # -- settlement
 
@@ -113,6 +189,10 @@ class Limiter:
             )
             keys = plan.settle_keys + b"".join(bulk(q.key.encode()) for q in plan.quotas)
             settlement = _Settlement(keys, 2 + count, arguments, 3 + count)
+        if ex.is_local:
+            self._unspooled.append(settlement)
+            self._wake(_LINGER_S)
+            return
         queue = self._queue
         queue.append(settlement)
         if len(queue) >= _BATCH and self.redis.available:
@@ -128,12 +208,98 @@ class Limiter:
         event = ex.plan.late_event
         self.settle(ex, event, is_charged=bool(event), only_if_held=bool(event))
 
+    def _wake(self, in_s: float) -> None:
+        if self._timer is None:
+            self._timer = self._loop.call_later(in_s, self._timer_flush)
+
     def _timer_flush(self) -> None:
         self._timer = None
+        if self._unspooled:
+            self._unspooled = self._spill(self._unspooled)
         if self.redis.available:
             self.flush()
+            self._replay()
         elif self._queue:
-            self._timer = self._loop.call_later(_RETRY_S, self._timer_flush)
+            self._queue = self._spill(self._queue)
+        if not self._flying and not self._is_replaying and self._has_work:
+            self._wake(_RETRY_S)
+
+    @property
+    def _has_work(self) -> bool:
+        return bool(self._queue or self._unspooled) or (self.spool is not None and not self.spool.is_empty)
+
+    def _spill(self, settlements: list[_Settlement]) -> list[_Settlement]:
+        """Put settlements on the spool; returns those it did not take."""
+        spool = self.spool
+        if spool is None:
+            return settlements
+        if self._loses_when_full and spool.is_full:
+            self.lost += len(settlements)
+            return []
+        done = 0
+        try:
+            while done < len(settlements):
+                batch = settlements[done : done + _BATCH]
+                spool.append([settle_record(s.keys, s.arguments, s.key_count, s.argument_count) for s in batch])
+                done += len(batch)
+        except SpoolError:  # the spool has logged it
+            pass
+        return settlements[done:]
+
+    # -- what was spooled
+
+    def take_over(self) -> None:
+        """Look for spools whose process has ended; called now and then."""
+        if self.spool is not None and self.spool.adopt():
+            self._is_behind = True
+            self._wake(_LINGER_S)
+
+    def _replay(self) -> None:
+        """Send the oldest spooled records, one batch at a time so that they arrive in order."""
+        spool = self.spool
+        if spool is None or self._is_replaying or spool.is_empty:
+            return
+        entries = spool.peek(self._replay_limit)
+        while entries:
+            try:
+                call = command(entries)
+            except Unreadable as error:
+                if len(entries) == 1:
+                    _log.error("a spooled record cannot be read and is put aside: %s", error)
+                    spool.put_aside()
+                    self._is_behind = self._is_behind and not spool.is_empty
+                    entries = spool.peek(_BATCH)
+                else:
+                    entries = entries[: len(entries) // 2]
+            else:
+                self._is_replaying = True
+                self.redis.send(call, _Replay(self, len(entries)))
+                return
+
+    def replayed(self, count: int, reply: Any) -> None:
+        """A batch of spooled records was answered; if not with a number, it is sent again."""
+        self._is_replaying = False
+        assert self.spool is not None
+        if type(reply) is int:
+            self._replay_limit = min(_BATCH, self._replay_limit * 2)
+            self.spool.confirm(count)
+            if self.spool.is_empty:
+                self._is_behind = False
+            elif self.redis.available:
+                self._replay()
+        elif isinstance(reply, hiredis.ReplyError):
+            self.redis.errors += 1
+            if str(reply).startswith("NOSCRIPT"):
+                self.redis.reload_scripts()
+            elif count > 1:
+                self._replay_limit = 1  # one of them may be to blame
+                _log.error("redis refused spooled records, which will be repeated: %s", reply)
+            elif not any(word in str(reply) for word in _PASSING):
+                _log.error("redis refuses a spooled record, which is put aside: %s", reply)
+                self.spool.put_aside()
+                self._is_behind = self._is_behind and not self.spool.is_empty
+        if not self._is_replaying and self._has_work:
+            self._wake(_RETRY_S)
 
     def flush(self) -> None:
         """Send what is queued, as far as there is not too much under way."""
@@ -146,27 +312,53 @@ class Limiter:
         """A batch was answered; if not with yes, it is sent again."""
         self._flying -= len(batch)
         if type(reply) is int:
-            if self._queue and self._timer is None:
-                self._timer = self._loop.call_later(_LINGER_S, self._timer_flush)
+            if self._queue or self._unspooled:
+                self._wake(_LINGER_S)
             return
         if isinstance(reply, hiredis.ReplyError):
             self.redis.errors += 1
             if str(reply).startswith("NOSCRIPT"):
                 self.redis.reload_scripts()
-            else:
-                _log.error("redis refused settlements, which will be repeated: %s", reply)
-        self._queue[:0] = batch
-        if self._timer is None:
-            self._timer = self._loop.call_later(_RETRY_S, self._timer_flush)
+                self._queue[:0] = batch
+                self._wake(_LINGER_S)
+                return
+            _log.error("redis refused settlements, which will be repeated: %s", reply)
+        self._queue[:0] = self._spill(batch)
+        self._wake(_RETRY_S)
 
     async def drain(self, deadline_s: float) -> int:
-        """Wait until everything is settled, at most so long; returns how many settlements are left."""
+        """Wait until everything is settled, at most so long; returns how many settlements are in memory only.
+
+        What is in the spool is safe there: while Redis is away, nobody waits for it.
+        """
         end = self._loop.time() + deadline_s
         while self.unsettled and self._loop.time() < end:
+            self._unspooled = self._spill(self._unspooled)
             if self.redis.available:
                 self.flush()
+                self._replay()
+            elif self.spool is not None and not self._flying:
+                self._queue = self._spill(self._queue)
+                if not self._queue and not self._unspooled:
+                    break
             await asyncio.sleep(0.005)
-        return self.unsettled
+        return len(self._queue) + len(self._unspooled) + self._flying
+
+
+class _Replay:
+    """Waits for the reply to one batch of spooled records."""
+
+    __slots__ = ("_count", "_limiter")
+
+    def __init__(self, limiter: Limiter, count: int) -> None:
+        self._limiter = limiter
+        self._count = count
+
+    def on_reply(self, reply: Any) -> None:
+        self._limiter.replayed(self._count, reply)
+
+    def on_timeout(self) -> None:
+        pass  # its reply, or LOST, still comes
 
 
 class _Batch:
@@ -183,6 +375,10 @@ class _Batch:
 
     def on_timeout(self) -> None:
         pass  # its reply, or LOST, still comes
+
+
+def _hold(ex: Exchange, plan: Plan) -> bytes:
+    return b'{"id":"%b","at":%d,%b' % (ex.id, ex.at_ms, plan.hold)
 
 
 def _admit_command(ex: Exchange, plan: Plan) -> bytes:

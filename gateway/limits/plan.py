@@ -20,6 +20,7 @@ import orjson
 from gateway.store.redis import encode
 from ledger import names
 from ledger.periods import period_of
+from ledger.specs import StoreFailure
 
 if TYPE_CHECKING:
     from gateway.store.nouns import Customer, Principal, Route, Tier
@@ -59,7 +60,8 @@ class Plan:
     """See the module.
 
     `denial` is a reply that refused, with the monotonic second it came; it stands until `denied_until`. `late_event` is
-    the event of a count that stands although nobody waits for its verdict any more (b"": it is undone).
+    the event of a count that stands although nobody waits for its verdict any more (b"": it is undone). `seen` is the last
+    reply that admitted a request, None before the first.
     """
 
     __slots__ = (
@@ -78,12 +80,14 @@ class Plan:
         "meters_json",
         "period_end",
         "period_start",
+        "policy",
         "principal",
         "quotas",
         "refusal",
         "refused_until",
         "reservations",
         "route",
+        "seen",
         "settle_keys",
         "stream",
         "tier",
@@ -100,6 +104,7 @@ class Plan:
     meters: dict[str, int]
     period_start: int
     period_end: int
+    policy: StoreFailure
     reservations: str
     stream: str
     identity: bytes
@@ -115,6 +120,7 @@ class Plan:
     denial: Any
     refusal: Any
     refused_until: float
+    seen: list[int] | None
 
 
 def bulk(data: bytes) -> bytes:
@@ -147,6 +153,7 @@ def make_plan(
     plan = Plan()
     plan.generation, plan.principal, plan.customer, plan.tier, plan.route = generation, principal, customer, tier, route
     plan.meters = meters
+    plan.policy = route.spec.on_store_failure if route else StoreFailure.CLOSED
     plan.period_start, plan.period_end = int(start.timestamp()), int(end.timestamp())
     plan.reservations, plan.stream = names.reservations(shard), names.usage_stream(shard)
     plan.windows = tuple(_windows(shard, project_id, principal, customer, tier, route, shards))
@@ -178,6 +185,7 @@ def make_plan(
     plan.denial = None
     plan.refusal = None
     plan.refused_until = 0.0
+    plan.seen = None
     return plan
 
 

@@ -6,8 +6,10 @@ gives a *waiter*, whose `on_reply(reply)` is called from the connection's callba
 `on_timeout()` is called once if no answer came within the deadline; the late answer, or LOST, still follows.
 
 Failure: `available` is False from the first missed deadline or broken connection until Redis answers again; callers ask it
-before sending and apply their policy, so a slow Redis costs one deadline, not one per request. A connection that stays
-silent for `dead_after` is dropped. Reconnecting backs off from 50 ms to 1 s, until Redis answers again. Bound: pending
+before sending and apply their policy, so a slow Redis costs one deadline, not one per request. After a missed deadline an
+answer is not enough: a probe (PING) has to come back within the deadline, the first one at once, the next after 50 ms,
+doubling to 1 s, so a Redis that is slow but alive costs nobody anything. A connection that stays silent for `dead_after` is
+dropped. Reconnecting backs off from 50 ms to 1 s, until Redis answers again. Bound: pending
 commands are at most one per request in flight plus one settlement batch per turn.
 """
 
@@ -63,6 +65,23 @@ class _Handshake:
             self._pipe.handshake_failed(reply)
         elif not self._left:
             self._pipe.handshake_done()
+
+    def on_timeout(self) -> None:
+        pass
+
+
+class _Probe:
+    """Waits for the reply to a probe."""
+
+    __slots__ = ("_pipe", "_sent_at")
+
+    def __init__(self, pipe: RedisPipe, sent_at: float) -> None:
+        self._pipe = pipe
+        self._sent_at = sent_at
+
+    def on_reply(self, reply: Any) -> None:
+        if reply is not LOST:
+            self._pipe.probed(self._sent_at)
 
     def on_timeout(self) -> None:
         pass
@@ -126,6 +145,9 @@ class RedisPipe(asyncio.Protocol):
         self._backoff = 0.0
         self._has_heard = False
         self._heard_at = 0.0
+        self._has_tripped = False
+        self._probing: asyncio.TimerHandle | None = None
+        self._probe_delay = 0.0
         self.available = False
         self.errors = 0
         self._ticker = self._loop.call_later(0.02, self._tick)
@@ -183,6 +205,8 @@ class RedisPipe(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        self._has_tripped = False
+        self._stop_probing()
         self._out.clear()
         self._sent.clear()
         waiters, self._waiters = self._waiters, deque()
@@ -199,6 +223,7 @@ class RedisPipe(asyncio.Protocol):
         """Stop for good. Commands still pending get LOST."""
         self._closing = True
         self._ticker.cancel()
+        self._stop_probing()
         if self._connector is not None:
             self._connector.cancel()
             await asyncio.gather(self._connector, return_exceptions=True)
@@ -248,9 +273,34 @@ class RedisPipe(asyncio.Protocol):
             answered -= batch[1]
             sent.popleft()
         if not self.available and not self._is_shaking_hands and (not sent or not sent[0][2]):
-            self.available = True
-            self._backoff = 0.0
-            _log.info("redis answers")
+            if self._has_tripped:
+                if self._probing is None:
+                    self._probing = self._loop.call_later(self._probe_delay, self._probe)
+            else:
+                self._is_back()
+
+    def _is_back(self) -> None:
+        self.available = True
+        self._backoff = 0.0
+        _log.info("redis answers")
+
+    def _probe(self) -> None:
+        self.send(encode(("PING",)), _Probe(self, self._loop.time()))
+
+    def probed(self, sent_at: float) -> None:
+        """A probe was answered: in time, and Redis is back; late, and it is probed again later."""
+        self._stop_probing()
+        if self._loop.time() - sent_at < self._deadline:
+            self._has_tripped, self._probe_delay = False, 0.0
+            self._is_back()
+        else:
+            self._probe_delay = min(1.0, max(0.05, self._probe_delay * 2))
+            self._probing = self._loop.call_later(self._probe_delay, self._probe)
+
+    def _stop_probing(self) -> None:
+        if self._probing is not None:
+            self._probing.cancel()
+            self._probing = None
 
     def _tick(self) -> None:
         """Every 20 ms: who waited too long is told; a connection silent for too long is dropped."""
@@ -268,6 +318,7 @@ class RedisPipe(asyncio.Protocol):
             return
         if self.available:
             self.available = False
+            self._has_tripped = True
             self.errors += 1
             _log.warning("redis does not answer within %d ms", self._deadline * 1000)
         late: list[Waiter] = []

@@ -141,7 +141,8 @@ def test_a_gateway_started_before_its_stores_waits_for_them(tmp_path: Path, orig
     _tollgate("migrate", urls)
     postgres.stop()
     store.stop()
-    settings = environment(TOLLGATE_GATEWAY_PORT=str(port), **urls)
+    spool = {"TOLLGATE_GATEWAY_SPOOL_DIR": str(tmp_path / "spool")}
+    settings = environment(TOLLGATE_GATEWAY_PORT=str(port), **spool, **urls)
     log = (tmp_path / "log").open("wb")
     gateway = subprocess.Popen(
         [sys.executable, "-m", "tollgate.cli", "gateway"], cwd=REPOSITORY, env=settings, stdout=log, stderr=log

@@ -24,6 +24,8 @@ class Relay:
         self._upstream = Upstream(self._relay)
         self.swallows_replies = False
         self.replies_swallowed = 0
+        self.delay_s = 0.0
+        """By how much every reply comes later."""
         self.is_away = False
 
     async def __aenter__(self) -> Relay:
@@ -71,4 +73,6 @@ class Relay:
             if self.swallows_replies and sink in self._upstream.peers:
                 self.replies_swallowed += 1
             else:
+                if self.delay_s and sink in self._upstream.peers:
+                    await asyncio.sleep(self.delay_s)
                 await sink.send(data)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -38,6 +40,8 @@ class Plane:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("TOLLGATE_")}
         wanted = {"port": self.port, "metrics_port": self.metrics_port, "drain_timeout_ms": 3_000, **settings}
         environment |= {f"TOLLGATE_GATEWAY_{name.upper()}": str(value) for name, value in wanted.items()}
+        self.folder = tempfile.mkdtemp(prefix="tg-gateway-")
+        environment |= {"TOLLGATE_GATEWAY_SPOOL_DIR": f"{self.folder}/spool"}
         environment |= {"TOLLGATE_POSTGRES_URL": postgres_url, "TOLLGATE_REDIS_URL": redis_url}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tollgate.cli", "gateway", *(["--config", str(config)] if config else [])],
@@ -79,6 +83,7 @@ class Plane:
         """Make sure that it is over; what it said."""
         self.process.kill()
         said, _ = self.process.communicate(timeout=10)
+        shutil.rmtree(self.folder, ignore_errors=True)
         return said.decode()
 
 

@@ -49,7 +49,10 @@ async def test_ready_names_what_is_missing(postgres_url: str, redis_url: str, ca
         await connect(*inside.address) as client,
     ):
         await inside.ready()
-        fine = {"routes": "ok", "postgres": "ok", "redis": "ok", "backlog": "ok", "draining": "no"}
+        fine = {
+            "routes": "ok", "postgres": "ok", "redis": "ok", "backlog": "ok", "spool": "empty", "draining": "no"
+        }  # fmt: skip
+        closed = await catalogue.route("closed", "/closed/*", ["http://127.0.0.1:1"])
 
         async def ready() -> tuple[int, dict[str, str]]:
             answer = await ask(client, request("/ready"))
@@ -57,14 +60,21 @@ async def test_ready_names_what_is_missing(postgres_url: str, redis_url: str, ca
             return answer.status, answer.json()["checks"]
 
         assert await ready() == (200, fine)
-        for relay, name in ((postgres, "postgres"), (keys, "redis")):
+        # without Postgres what is known goes on; without Redis, only a route that does without it
+        for relay, name, status in ((postgres, "postgres", 200), (keys, "redis", 503)):
             relay.is_away = True
             await relay.cut()
 
-            async def is_missing(name: str = name) -> bool:
-                return await ready() == (503, {**fine, name: "unavailable"})
+            async def is_missing(name: str = name, status: int = status) -> bool:
+                return await ready() == (status, {**fine, name: "unavailable"})
 
             await until(is_missing)
+            if name == "redis":
+                await catalogue.pg.execute(
+                    'UPDATE routes SET spec = spec || \'{"on_store_failure": "share"}\' WHERE id = $1', closed
+                )
+                await inside.caught_up(catalogue.pg)
+                assert await ready() == (200, {**fine, "redis": "unavailable"})
             relay.is_away = False
 
             async def is_back() -> bool:

@@ -7,9 +7,11 @@ What it serves is seeded by SQL (`Catalogue`: one project, live mode), what it h
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
@@ -20,6 +22,7 @@ from pydantic import SecretStr
 from admin.credentials import sealed
 from config.encryption import decode_keys, new_key
 from config.settings import GatewaySettings, Settings
+from gateway.limits.census import Census
 from gateway.listener import ClientConnection, Door
 from gateway.worker import build_door
 from ledger import ids, keys, names
@@ -57,12 +60,14 @@ class InProcessGateway:
         encryption_keys: str | None = ENCRYPTION_KEY,
         **gateway_settings: Any,
     ) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="tg-spool-")
+        spool = {"spool_dir": Path(self._folder.name) / "spool"}
         self._settings = Settings(
             postgres_url=SecretStr(postgres_url),
             redis_url=SecretStr(redis_url),
             redis_shards=SHARDS,
             encryption_keys=SecretStr(encryption_keys) if encryption_keys is not None else None,
-            gateway=GatewaySettings(**gateway_settings),
+            gateway=GatewaySettings(**(spool | gateway_settings)),
         )
         self.door: Door
 
@@ -74,6 +79,7 @@ class InProcessGateway:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: ClientConnection(self.door), "127.0.0.1", 0)
         self.address: tuple[str, int] = self._server.sockets[0].getsockname()
+        self._census = Census(self.gateway.limiter, "gateway-under-test")
         self._beat = asyncio.create_task(self._tick(), name="beat")
         return self
 
@@ -89,10 +95,15 @@ class InProcessGateway:
         await gateway.limiter.redis.close()
         self._beat.cancel()
         await asyncio.gather(self._beat, return_exceptions=True)
+        if gateway.limiter.spool is not None:
+            gateway.limiter.spool.close()
+        self._folder.cleanup()
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(_TICK_S)
+            if self.gateway.limiter.redis.available and not self.gateway.limiter.processes:
+                self._census.take(self.gateway.limiter.redis)
             self.gateway.clock.tick()
             for connection in tuple(self.door.connections):
                 connection.sweep(self.gateway.clock.now)

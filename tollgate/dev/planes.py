@@ -63,6 +63,14 @@ def with_admin_behind_gateway(settings: Settings) -> Settings:
     return settings.model_copy(update={"gateway": gateway, "admin": admin})
 
 
+def with_spool_in(settings: Settings, state_dir: Path) -> Settings:
+    """The settings with the gateway's spool among the other state, unless they name a place of their own."""
+    if "spool_dir" in settings.gateway.model_fields_set:
+        return settings
+    gateway = settings.gateway.model_copy(update={"spool_dir": state_dir.absolute() / "spool"})
+    return settings.model_copy(update={"gateway": gateway})
+
+
 def ready_urls(settings: Settings) -> dict[str, str]:
     """What each plane answers with 200 once it can work."""
     admin, worker = settings.admin, settings.worker

@@ -54,7 +54,8 @@ class Stack:
     """Everything that runs, and what is known of it."""
 
     def __init__(self, loaded: Loaded, options: Options, state: StateDirectory) -> None:
-        self.settings: Settings = _with_key(planes.with_admin_behind_gateway(ports.assign(loaded)), state)
+        wired = planes.with_spool_in(planes.with_admin_behind_gateway(ports.assign(loaded)), options.state_dir)
+        self.settings: Settings = _with_key(wired, state)
         self.supervisor = Supervisor()
         self.demo: demo.Demo | None = None
         self.sign_in: str | None = None
