@@ -14,6 +14,7 @@ from gateway.auth.extract import Absent, Credential, extract
 from gateway.bearers import bearer_of, is_token
 from gateway.context import RETRY_SOON, Gateway, Refusal
 from gateway.limits.plan import Plan, make_plan
+from gateway.metering.metering import fixed_meters, metering_of
 from gateway.metrics import Admission
 from gateway.proxy.headers import asks_for_websocket, safe_value, to_upstream, without
 from gateway.proxy.shape import Shape
@@ -269,7 +270,8 @@ def _plan(
             customer=customer,
             tier=tier,
             route=route,
-            meters=route.spec.meters,
+            meters=fixed_meters(route.spec),
+            metering=metering_of(route.spec, tier.quotas if tier else ()),
             now=now,
             shards=gw.shards,
             gateway=gw.name,

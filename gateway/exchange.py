@@ -84,6 +84,12 @@ class Counter(Protocol):
     def feed(self, data: bytes) -> None: ...
 
 
+class Reader(Protocol):
+    """Looks at the response body as it passes (gateway.metering.reader)."""
+
+    def feed(self, data: bytes) -> None: ...
+
+
 class Tunnel:
     """A WebSocket connection after its handshake: bytes pass both ways, messages are counted."""
 
@@ -118,6 +124,7 @@ class Exchange:
         "max_body",
         "plan",
         "read_timeout",
+        "reader",
         "response_started",
         "response_trailers",
         "sent_ns",
@@ -156,6 +163,7 @@ class Exchange:
         self.read_timeout = 60.0
         self.response_trailers = b""
         self.tunnel: Tunnel | None = None
+        self.reader: Reader | None = None
         self._life: Coroutine[Any, Any, None] | None = None
         self._send: Any = None
         self._future: asyncio.Future[Any] | None = None
@@ -263,6 +271,8 @@ class Exchange:
         """A piece of the response body arrived."""
         self.bytes_out += len(data)
         self.client.write_body(data)
+        if self.reader is not None:
+            self.reader.feed(data)
 
     # -- a WebSocket, once both sides have agreed on it
 

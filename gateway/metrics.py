@@ -57,14 +57,23 @@ class Histogram:
 
 
 class RouteMetrics:
-    """Answers of one route by status class (index 1 to 5), time in the gateway and time with the upstream."""
+    """Answers of one route by status class (index 1 to 5), time in the gateway and time with the upstream.
 
-    __slots__ = ("classes", "gateway", "upstream")
+    `estimates` says by meter how often an answer did not tell its quantity.
+    """
+
+    __slots__ = ("classes", "estimates", "gateway", "upstream")
 
     def __init__(self) -> None:
         self.classes = [0] * 10
         self.gateway = Histogram()
         self.upstream = Histogram()
+        self.estimates: dict[str, int] = {}
+
+    def estimated(self, meters: Iterable[str]) -> None:
+        """Count an answer that did not tell what these meters should count."""
+        for meter in meters:
+            self.estimates[meter] = self.estimates.get(meter, 0) + 1
 
     def answered(self, status: int, gateway_us: int, upstream_us: int) -> None:
         """Count one answer."""
@@ -101,6 +110,7 @@ class Metrics:
                     "classes": r.classes,
                     "gateway": [r.gateway.buckets, r.gateway.sum_us],
                     "upstream": [r.upstream.buckets, r.upstream.sum_us],
+                    "estimates": r.estimates,
                 }
                 for name, r in self.routes.items()
             },
@@ -136,7 +146,12 @@ def families(total: dict[str, Any], workers: int) -> list[Metric]:
     upstream = HistogramMetricFamily(
         "tollgate_upstream_seconds", "Time until the upstream's answer was whole", labels=["route"]
     )
+    estimates = CounterMetricFamily(
+        "tollgate_meter_estimates", "Quantities that no answer told: the estimate counted", labels=["route", "meter"]
+    )
     for name, route in total.get("routes", {}).items():
+        for meter, count in route["estimates"].items():
+            estimates.add_metric([name, meter], count)
         for status_class, count in enumerate(route["classes"]):
             if count:
                 requests.add_metric([name, f"{status_class}xx"], count)
@@ -149,7 +164,7 @@ def families(total: dict[str, Any], workers: int) -> list[Metric]:
     admissions = CounterMetricFamily("tollgate_admissions", "Requests by outcome of admission", labels=["outcome"])
     for outcome in Admission:
         admissions.add_metric([outcome.name.lower()], total.get("admissions", [0] * len(Admission))[outcome])
-    found: list[Metric] = [requests, gateway, upstream, admissions]
+    found: list[Metric] = [requests, gateway, upstream, admissions, estimates]
     for name, value in total.get("counts", {}).items():
         found.append(
             CounterMetricFamily(f"tollgate_{name.removesuffix('_total')}", name.replace("_", " "), value=value)

@@ -10,15 +10,19 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+import orjson
+
 from gateway.auth.extract import without_parameter
 from gateway.callers import Caller, TurnedAway, recognise
 from gateway.context import RETRY_SOON, Gateway, Refusal
 from gateway.exchange import BodyTooLarge, ClientGone, Tunnel, suspend
-from gateway.http1.response import TUNNEL
+from gateway.http1.response import NONE, TUNNEL
 from gateway.limits.decide import ADMITTED, Denial, denial_of, later, limit_headers
 from gateway.metering.count import NOTHING, quantities
 from gateway.metering.event import event_of
 from gateway.metering.frames import MessageCounter
+from gateway.metering.metering import Metering, as_json, measured
+from gateway.metering.reader import AnswerReader
 from gateway.metrics import Admission
 from gateway.proxy.paths import forwarded_path
 from gateway.proxy.retry import may_retry
@@ -87,6 +91,8 @@ async def serve(gw: Gateway, ex: Exchange) -> None:
             response = await try_again(ex, caller, broken)
         ex.status = response.status
         lead = response.lead if caller.shape is None else caller.shape.lead(response)
+        if plan.metering is not None:
+            ex.reader = reader_of(plan.metering, response)
         if response.framing == TUNNEL:
             start_tunnel(ex, route, lead, limits)
         else:
@@ -124,8 +130,11 @@ async def serve(gw: Gateway, ex: Exchange) -> None:
     # count and settle
     finally:
         now_ns = time.monotonic_ns()
-        meters = quantities(plan.meters_json, ex) if is_charged else NOTHING
-        gw.limiter.settle(ex, event_of(ex, plan.identity, meters, outcome, now_ns), is_charged=is_charged)
+        if plan.metering is not None:
+            settle_measured(gw, ex, plan, outcome, now_ns, was_sent=is_charged)
+        else:
+            meters = quantities(plan.meters_json, ex) if is_charged else NOTHING
+            gw.limiter.settle(ex, event_of(ex, plan.identity, meters, outcome, now_ns), is_charged=is_charged)
         sent_ns = ex.sent_ns or now_ns
         gw.metrics.of_route(route).answered(ex.status, (sent_ns - ex.started_ns) // 1000, (now_ns - sent_ns) // 1000)
 
@@ -287,6 +296,32 @@ async def try_again(ex: Exchange, caller: Caller, broken: UpstreamBroken) -> Res
         except UpstreamBroken as again:
             broken = again
     raise broken
+
+
+# -- what it cost, where that is known only now
+
+
+def reader_of(metering: Metering, response: Response) -> AnswerReader:
+    """Who reads an answer while it passes."""
+    has_body = response.framing not in (NONE, TUNNEL)
+    return AnswerReader(metering.wanted, response.status, response.fields, has_body=has_body)
+
+
+def settle_measured(gw: Gateway, ex: Exchange, plan: Plan, outcome: Outcome, now_ns: int, *, was_sent: bool) -> None:
+    """Settle a request whose meters are read from its answer: what was reserved becomes what it really cost."""
+    metering: Metering = plan.metering
+    reader: Any = ex.reader
+    if not was_sent or (reader is None and outcome is Outcome.UPSTREAM_FAILED and metering.is_failure_free):
+        event = event_of(ex, plan.identity, NOTHING, outcome, now_ns)
+        return gw.limiter.settle(ex, event, is_charged=False)
+    actual, estimated = measured(metering, ex, reader, now_ns, is_whole=outcome is Outcome.COMPLETED)
+    identity = plan.identity
+    if estimated:
+        identity += b',"notes":{"estimated":%b}' % orjson.dumps(estimated)
+        gw.metrics.of_route(plan.route).estimated(estimated)
+    fixed = b",".join(filter(None, (plan.meters_json, as_json(metering, actual))))
+    event = event_of(ex, identity, quantities(fixed, ex), outcome, now_ns)
+    gw.limiter.settle(ex, event, is_charged=True, actual=actual)
 
 
 def drop_upstream(ex: Exchange) -> None:

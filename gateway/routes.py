@@ -35,6 +35,7 @@ from gateway.store.redis import encode
 from ledger import problems
 from ledger.events import MAX_QUANTITY, Outcome
 from ledger.keys import KeyKind
+from ledger.meters import IN_EVERY_EVENT
 from ledger.specs import StoreFailure, is_meter_name
 
 if TYPE_CHECKING:
@@ -174,6 +175,8 @@ async def _usage(gw: Gateway, ex: Exchange) -> None:
     plan = await _plan_of(gw, ex, {meter: 1}, None)
     if isinstance(plan, Refusal):
         return refuse(gw, ex, plan)
+    if meter in IN_EVERY_EVENT and (plan.tier is None or meter not in plan.tier.quotas):
+        return answer(ex, problems.INVALID, detail=f"meter: {meter} is counted live where the customer's tier names it")
     redis = gw.limiter.redis
     if not redis.available:
         return refuse(gw, ex, Refusal(problems.LIMITS_UNAVAILABLE, RETRY_SOON, Admission.UNAVAILABLE))

@@ -5,10 +5,11 @@ On the stream an event is one JSON object (field `e`), made by a gateway, read b
     {"id": "0199…32 hex", "at": 1763640000123, "project": "prj_…", "mode": "live", "customer": "cus_…"|null,
      "external": "ada"|null, "key": "key_…"|null, "route": "rte_…"|null, "method": "GET", "status": 200,
      "outcome": "completed", "meters": {"requests": 1, "bytes_out": 1024}, "duration_us": 1830, "upstream_us": 1200,
-     "idem": "…"|absent}
+     "idem": "…"|absent, "notes": {"estimated": ["tokens"]}|absent}
 
 `at` is when the request was admitted (Unix ms): the period an event belongs to never depends on when it was settled.
 `external` is present when the customer is known by the project's own id only and may have to be created.
+`notes` is what else is known: `estimated` names meters whose quantity no answer told.
 `idem` is the caller's idempotency key; two events of one project and customer that share it are one event.
 """
 
@@ -26,6 +27,8 @@ MAX_QUANTITY: Final = 2**53
 """Quantities above this cannot be read exactly by every JSON client and are refused."""
 
 BUILT_IN_METERS: Final = ("requests", "bytes_in", "bytes_out", "messages_in", "messages_out")
+
+MAX_NOTES: Final = 4096
 
 
 class Outcome(StrEnum):
@@ -66,6 +69,7 @@ class UsageEvent:
     duration_us: int
     upstream_us: int
     idem: str | None
+    notes: Mapping[str, Any] | None = None
 
 
 def _integer(data: Mapping[str, Any], field: str, least: int = 0, most: int = MAX_QUANTITY) -> int:
@@ -112,6 +116,9 @@ def decode(raw: bytes) -> UsageEvent:
         if not name or len(name) > 64 or "\0" in name:
             raise InvalidEvent(f"meters: a meter's name has 1 to 64 characters, got {name!r:.80}")
         _integer(meters, name)
+    notes = data.get("notes")
+    if notes is not None and (not isinstance(notes, dict) or len(orjson.dumps(notes)) > MAX_NOTES):
+        raise InvalidEvent(f"notes: expected an object of at most {MAX_NOTES} bytes")
     return UsageEvent(
         id=event_id,
         at_ms=_integer(data, "at"),
@@ -128,4 +135,5 @@ def decode(raw: bytes) -> UsageEvent:
         duration_us=_integer(data, "duration_us"),
         upstream_us=_integer(data, "upstream_us"),
         idem=_optional(data, "idem"),
+        notes=notes,
     )

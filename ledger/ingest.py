@@ -45,7 +45,7 @@ FUTURE_MS: Final = 300_000
 _SQL: Final = sql.load("ledger", "ingest.sql")
 _COLUMNS: Final = (
     "id", "at_ms", "project_id", "mode", "customer_id", "external_id", "key_id", "route_id",
-    "method", "status", "outcome", "meters", "duration_us", "upstream_us", "idem",
+    "method", "status", "outcome", "meters", "duration_us", "upstream_us", "idem", "notes",
 )  # fmt: skip
 
 _EXTERNAL: Final = _COLUMNS.index("external_id")
@@ -156,6 +156,7 @@ def judge(entries: Sequence[Entry], now_ms: int) -> Judged:
                 event.duration_us,
                 event.upstream_us,
                 event.idem,
+                None if event.notes is None else orjson.dumps(event.notes).decode(),
             )
         )
     return Judged(rows, dead)

@@ -34,7 +34,8 @@ CREATE TEMP TABLE IF NOT EXISTS usage_staging (
     idem         text,
     corrects     uuid,
     actor        text,
-    reason       text
+    reason       text,
+    notes        jsonb
 ) ON COMMIT DELETE ROWS;
 
 -- name: insert_customers
@@ -62,11 +63,12 @@ ON CONFLICT DO NOTHING;
 WITH fresh AS (
     INSERT INTO usage_events (
         project_id, at, id, mode, customer_id, key_id, route_id, method, status, outcome, meters, duration_us, upstream_us,
-        corrects, actor, reason
+        corrects, actor, reason, notes
     )
     SELECT
         s.project_id, 'epoch'::timestamptz + s.at_ms * interval '1 millisecond', s.id, s.mode, s.customer_id, s.key_id,
-        s.route_id, s.method, s.status, s.outcome, s.meters, s.duration_us, s.upstream_us, s.corrects, s.actor, s.reason
+        s.route_id, s.method, s.status, s.outcome, s.meters, s.duration_us, s.upstream_us, s.corrects, s.actor, s.reason,
+        s.notes
     FROM usage_staging s
     WHERE s.idem IS NULL OR s.id = (  -- a scalar, not EXISTS: never planned as a scan of all claims
         SELECT c.event_id

@@ -27,6 +27,7 @@ from pydantic import (
 from ledger.credentials import CredentialSpec, credential_mapping
 from ledger.header_rules import HeaderRules, RequestHeaderRules
 from ledger.keys import KeyKind, Mode
+from ledger.meters import MEASURES, Meter, MeterSpec, UpstreamFailure, one_request
 from ledger.references import refuse, twice, unknown
 from ledger.spec_types import HeaderName, Origin, QueryName, Spec, matching
 
@@ -313,10 +314,9 @@ class RouteSpec(Spec):
     response_headers: HeaderRules = HeaderRules()
     requests_per_minute: PerMinute | None = None
     """A limit for the whole route, over all customers."""
-    meters: dict[MeterName, Annotated[int, Field(ge=0, le=1_000_000_000)]] = Field(
-        default_factory=lambda: {"requests": 1}
-    )
-    """Fixed quantities that each forwarded request counts."""
+    meters: Annotated[dict[MeterName, Meter], Field(max_length=32)] = Field(default_factory=one_request)
+    """What each forwarded request counts: a fixed quantity, or where it is read."""
+    on_upstream_failure: UpstreamFailure = UpstreamFailure.CHARGE
     read_timeout_ms: int = Field(default=60_000, ge=1, le=3_600_000)
     """Longest silence of the upstream before a 504."""
     total_timeout_ms: int | None = Field(default=None, ge=1, le=86_400_000)
@@ -340,6 +340,14 @@ class RouteSpec(Spec):
             if missing:
                 raise ValueError(f"{missing[0]} is not in the route's path {info.data['path']}")
         return rewrite
+
+    @field_validator("meters")
+    @classmethod
+    def _measures_keep_their_names(cls, meters: dict[str, int | MeterSpec]) -> dict[str, int | MeterSpec]:
+        for name, meter in meters.items():
+            if name in MEASURES and (isinstance(meter, int) or meter.source != name):
+                raise ValueError(f"{name} is what the gateway measures under that name; call this meter otherwise")
+        return meters
 
     @property
     def pattern(self) -> str:

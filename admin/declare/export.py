@@ -64,7 +64,7 @@ async def _project(
             for issuer in (await issuers.by_name(connection, Scope(project.id, mode))).values()
         ],
         "upstreams": [_upstream(u.spec) for u in (await upstreams.by_name(connection, whole)).values()],
-        "routes": [_short(r.spec) for r in (await routes.by_name(connection, whole)).values()],
+        "routes": [_route(r.spec) for r in (await routes.by_name(connection, whole)).values()],
     }
     return entry | {name: entries for name, entries in lists.items() if entries}
 
@@ -106,6 +106,16 @@ def _upstream(spec: UpstreamSpec) -> dict[str, Any]:
     entry = _short(spec)
     targets: Sequence[dict[str, Any]] = entry["targets"]
     entry["targets"] = [_bare(target, "url") for target in targets]
+    return entry
+
+
+def _route(spec: RouteSpec) -> dict[str, Any]:
+    entry = _short(spec)
+    if "meters" in entry:
+        meters: Mapping[str, Any] = entry["meters"]
+        entry["meters"] = {
+            name: _bare(meter, "source") if isinstance(meter, dict) else meter for name, meter in meters.items()
+        }
     return entry
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import hiredis
@@ -175,20 +176,30 @@ class Limiter:
 
     # -- settlement
 
-    def settle(self, ex: Exchange, event: bytes, *, is_charged: bool, only_if_held: bool = False) -> None:
-        """Put the usage event on the stream and the reservation to rest; uncharged gives the held quota back."""
+    def settle(
+        self,
+        ex: Exchange,
+        event: bytes,
+        *,
+        is_charged: bool,
+        only_if_held: bool = False,
+        actual: Sequence[int] | None = None,
+    ) -> None:
+        """Put the usage event on the stream and the reservation to rest; uncharged gives the held quota back.
+
+        `actual` are the quantities of the plan's last quotas, whose estimates were held: what differs is corrected.
+        """
         plan = ex.plan
-        if is_charged or not plan.quotas:
+        if is_charged and actual:
+            reserved = zip(plan.quotas[-len(actual) :], actual, strict=True)
+            differences = [(q.key, quantity - q.quantity) for q, quantity in reserved if quantity != q.quantity]
+            settlement = _corrected(plan, ex.id, event, differences)
+        elif is_charged or not plan.quotas:
             corrections = b"$2\r\n-1\r\n" if only_if_held else b"$1\r\n0\r\n"
             arguments = b"$32\r\n%b\r\n$%d\r\n%b\r\n%b" % (ex.id, len(event), event, corrections)
             settlement = _Settlement(plan.settle_keys, 2, arguments, 3)
         else:
-            count = len(plan.quotas)
-            arguments = b"".join(
-                (bulk(ex.id), bulk(event), bulk(b"%d" % count), *(bulk(b"%d" % -q.quantity) for q in plan.quotas))
-            )
-            keys = plan.settle_keys + b"".join(bulk(q.key.encode()) for q in plan.quotas)
-            settlement = _Settlement(keys, 2 + count, arguments, 3 + count)
+            settlement = _corrected(plan, ex.id, event, [(q.key, -q.quantity) for q in plan.quotas])
         if ex.is_local:
             self._unspooled.append(settlement)
             self._wake(_LINGER_S)
@@ -384,6 +395,16 @@ def _hold(ex: Exchange, plan: Plan) -> bytes:
 def _admit_command(ex: Exchange, plan: Plan) -> bytes:
     hold = b'{"id":"%b","at":%d,%b' % (ex.id, ex.at_ms, plan.hold)
     return b"%b$32\r\n%b\r\n$%d\r\n%b\r\n%b" % (plan.admit_head, ex.id, len(hold), hold, plan.admit_tail)
+
+
+def _corrected(plan: Plan, event_id: bytes, event: bytes, corrections: list[tuple[str, int]]) -> _Settlement:
+    """The settlement of a reservation that held something else than what is to count."""
+    count = len(corrections)
+    keys = plan.settle_keys + b"".join([bulk(key.encode()) for key, _ in corrections])
+    deltas = b"".join([bulk(b"%d" % delta) for _, delta in corrections])
+    return _Settlement(
+        keys, 2 + count, b"%b%b%b%b" % (bulk(event_id), bulk(event), bulk(b"%d" % count), deltas), 3 + count
+    )
 
 
 def _settle_command(batch: list[_Settlement]) -> bytes:

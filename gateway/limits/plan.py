@@ -13,7 +13,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from hashlib import sha1
 from importlib import resources
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import orjson
 
@@ -56,12 +56,21 @@ class Quota(NamedTuple):
     key: str
 
 
+class Reserves(Protocol):
+    """What is reserved by estimate and known afterwards (gateway.metering.metering.Metering)."""
+
+    @property
+    def estimates(self) -> dict[str, int]: ...
+
+
 class Plan:
     """See the module.
 
     `denial` is a reply that refused, with the monotonic second it came; it stands until `denied_until`. `late_event` is
     the event of a count that stands although nobody waits for its verdict any more (b"": it is undone). `seen` is the last
     reply that admitted a request, None before the first.
+    `metering` is None where all quantities are fixed; else the last of `quotas` are its meters, in its order, with what is
+    reserved for them.
     """
 
     __slots__ = (
@@ -76,6 +85,7 @@ class Plan:
         "identity",
         "late_event",
         "limited",
+        "metering",
         "meters",
         "meters_json",
         "period_end",
@@ -102,6 +112,7 @@ class Plan:
     windows: tuple[Window, ...]
     quotas: tuple[Quota, ...]
     meters: dict[str, int]
+    metering: Any
     period_start: int
     period_end: int
     policy: StoreFailure
@@ -142,8 +153,10 @@ def make_plan(
     shards: int,
     gateway: str,
     idempotency: str | None = None,
+    metering: Reserves | None = None,
 ) -> Plan:
-    """Work out a plan. `now` is Unix seconds, `meters` the quantities one request counts, `gateway` this process's name.
+    """Work out a plan. `now` is Unix seconds, `gateway` this process's name. `meters` are the quantities one request
+    counts, `metering` those that are known afterwards and reserved by estimate.
 
     With `idempotency` (a digest) the plan is for one count only: a second admission of the same digest is answered -1.
     """
@@ -154,6 +167,8 @@ def make_plan(
     plan.generation, plan.principal, plan.customer, plan.tier, plan.route = generation, principal, customer, tier, route
     plan.meters = meters
     plan.policy = route.spec.on_store_failure if route else StoreFailure.CLOSED
+    plan.metering = metering
+    estimates = {} if metering is None else metering.estimates
     plan.period_start, plan.period_end = int(start.timestamp()), int(end.timestamp())
     plan.reservations, plan.stream = names.reservations(shard), names.usage_stream(shard)
     plan.windows = tuple(_windows(shard, project_id, principal, customer, tier, route, shards))
@@ -164,8 +179,7 @@ def make_plan(
             quantity,
             names.quota(shard, f"{mode}:{owner}", meter, plan.period_start),
         )
-        for meter, quantity in meters.items()
-        if quantity
+        for meter, quantity in [*((m, q) for m, q in meters.items() if q), *estimates.items()]
     )
     plan.limited = tuple(q for q in plan.quotas if q.limit is not None)
     who: dict[str, Any] = {"project": project_id, "mode": mode, "customer": customer.id if customer else None}
@@ -174,7 +188,7 @@ def make_plan(
     who["key"] = principal.key_id if principal else None
     who["route"] = route.id if route else None
     plan.identity = orjson.dumps(who)[1:-1]
-    hold = {"gateway": gateway, "meters": meters, "hold": [[q.key, q.quantity] for q in plan.quotas]}
+    hold = {"gateway": gateway, "meters": meters | estimates, "hold": [[q.key, q.quantity] for q in plan.quotas]}
     plan.hold = plan.identity + b"," + orjson.dumps(hold)[1:]
     plan.meters_json = orjson.dumps(meters)[1:-1]
     plan.settle_keys = bulk(plan.reservations.encode()) + bulk(plan.stream.encode())

@@ -14,9 +14,9 @@ while ARGV[a] do
     if held == 1 then
         for i = 1, corrections do
             -- a counter that has expired since is left in peace: made anew it would be below zero, and for ever
-            if redis.call('EXISTS', KEYS[k + 1 + i]) == 1 then
-                redis.call('INCRBY', KEYS[k + 1 + i], ARGV[a + 2 + i])
-            end
+            -- and one that is beyond all measure would overflow, which would hold up everybody's settlements
+            local used = tonumber(redis.call('GET', KEYS[k + 1 + i]))
+            if used and used < 4e18 then redis.call('INCRBY', KEYS[k + 1 + i], ARGV[a + 2 + i]) end
         end
     end
     if ARGV[a + 1] ~= '' and (held == 1 or not only_if_held) then

@@ -29,7 +29,8 @@ events = st.fixed_dictionaries(
         "duration_us": quantities,
         "upstream_us": quantities,
     },
-    optional={name: st.none() | texts for name in ("customer", "external", "key", "route", "idem")},
+    optional={name: st.none() | texts for name in ("customer", "external", "key", "route", "idem")}
+    | {"notes": st.none() | st.dictionaries(texts, st.lists(texts, max_size=3), max_size=3)},
 )
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False) | st.text(max_size=8),
@@ -43,7 +44,7 @@ json_values = st.recursive(
 def test_a_right_event_comes_through_unchanged(event: dict[str, Any]) -> None:
     read = asdict(decode(orjson.dumps(event)))
 
-    expected = {name: event.get(name) for name in ("customer", "external", "key", "route", "idem")} | event
+    expected = {name: event.get(name) for name in ("customer", "external", "key", "route", "idem", "notes")} | event
     expected["id"] = uuid.UUID(expected["id"])
     expected["at_ms"] = expected.pop("at")
     assert read == expected

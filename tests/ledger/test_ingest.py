@@ -55,9 +55,15 @@ async def test_an_event_becomes_a_row_and_a_rollup(ledger: asyncpg.Connection, w
         "corrects": None,
         "actor": None,
         "reason": None,
+        "notes": None,
     }
     assert await books.rollup(ledger) == {(hour(NOW), ""): (1, 1)}
     assert await books.read(ledger) == Books(1, {"requests": 1, "bytes_out": 1024})
+
+
+async def test_what_else_is_known_of_an_event_is_kept(ledger: asyncpg.Connection, writer: Writer) -> None:
+    await writer.store([entry(fact() | {"notes": {"estimated": ["tokens"]}})])
+    assert orjson.loads(await ledger.fetchval("SELECT notes FROM usage_events")) == {"estimated": ["tokens"]}
 
 
 async def test_every_delivery_after_the_first_changes_nothing(

@@ -67,7 +67,13 @@ GOOD: list[tuple[type[BaseModel], str, list[Any]]] = [
     (RouteSpec, "methods", [["GET"], ["PROPFIND", "M-SEARCH"]]),
     (RouteSpec, "key_header", ["X-Key"]),
     (RouteSpec, "key_query", ["api_key", "a.b-c"]),
-    (RouteSpec, "meters", [{}, {"tokens": 0}, {"a": 1_000_000_000}]),
+    (RouteSpec, "meters", [{}, {"tokens": 0}, {"a": 1_000_000_000}, {"tokens": "$.usage.total_tokens", "n": 1}]),
+    (
+        RouteSpec,
+        "meters",
+        [{"a": {"source": "header:X-A", "estimate": 9}}, {"bytes_out": "bytes_out"}, {"b": "bytes_in"}],
+    ),
+    (RouteSpec, "on_upstream_failure", ["charge", "free"]),
     (RouteSpec, "retries", [0, 5]),
     (ProjectSpec, "name", ["x", "Ünïcode & Söhne", "x" * 200]),
 ]
@@ -154,7 +160,7 @@ BAD: list[tuple[type[BaseModel], str, list[Any]]] = [
     (RouteSpec, "max_body_bytes", [-1, 2**53 + 1]),
     (RouteSpec, "retries", [-1, 6]),
     (RouteSpec, "read_timeout_ms", [0, 3_600_001]),
-    (RouteSpec, "on_store_failure", ["open"]),
+    (RouteSpec, "on_store_failure", ["fail"]),
     (ProjectSpec, "name", ["", "a\nb", "x" * 201]),
     (ProjectSpec, "kind", ["zoo"]),
     (Declaration, "version", [0, 2, "1"]),

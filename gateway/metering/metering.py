@@ -1,0 +1,147 @@
+"""The meters of a route that are known only once a request is over: compiled from its declaration, and worked out. Pure.
+
+A `Metering` is made when a plan is made, and is None for routes whose meters are all fixed: they pay nothing for this.
+Admission reserves each meter's estimate; `measured` gives the actual quantities, and names those for which the answer
+did not say (missing, not a whole number from 0 to MAX_QUANTITY, or unreadable), where the estimate counts instead. An
+answer that is an error (400 and above) or has no body owes no such information: without it, it counts nothing.
+
+Of an answer that was cut off (the client left, the upstream broke) counts what it had said by then, or the estimate; of
+an event stream never less than one for each event that passed, as each brings at least a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from gateway.metering.findings import Wanted, usage_part
+from ledger.events import MAX_QUANTITY
+from ledger.meters import IN_EVERY_EVENT, MEASURES, MeterSpec, Origin, Source, UpstreamFailure, parse_source
+
+if TYPE_CHECKING:
+    from gateway.exchange import Exchange
+    from gateway.metering.reader import AnswerReader
+    from ledger.specs import RouteSpec
+
+_STREAMED: Final = frozenset(("output", "total"))
+
+
+class Measured(NamedTuple):
+    """One meter: its name, where it comes from, what is reserved for it, and whether events carry it anyway."""
+
+    name: str
+    source: Source
+    estimate: int
+    is_in_every_event: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Metering:
+    """What a route measures. `wanted` is None if no meter looks into the body."""
+
+    measured: tuple[Measured, ...]
+    wanted: Wanted | None
+    is_failure_free: bool
+
+    @property
+    def estimates(self) -> dict[str, int]:
+        """What is reserved, by meter."""
+        return {meter.name: meter.estimate for meter in self.measured}
+
+
+class Actual(NamedTuple):
+    """What one request really cost. `quantities` are in the order of the meters."""
+
+    quantities: list[int]
+    estimated: list[str]
+
+
+def fixed_meters(spec: RouteSpec) -> dict[str, int]:
+    """The meters of a route that are known beforehand."""
+    return {name: meter for name, meter in spec.meters.items() if isinstance(meter, int)}
+
+
+def metering_of(spec: RouteSpec, limited: Iterable[str]) -> Metering | None:
+    """The metering of a route for customers whose tier names the meters `limited`; None if there is nothing to measure.
+
+    What every event carries anyway is counted against a quota where the tier names it, on every route alike, so that the
+    counter is the sum of the events; the route's own entry then only says the estimate.
+    """
+    named = frozenset(limited)
+    declared = {name: meter for name, meter in spec.meters.items() if isinstance(meter, MeterSpec)}
+    for name in MEASURES:
+        if name in named:
+            declared.setdefault(name, MeterSpec(source=name))
+    measured = tuple(
+        Measured(name, parse_source(meter.source), meter.estimate, name in IN_EVERY_EVENT)
+        for name, meter in declared.items()
+        if name not in IN_EVERY_EVENT or name in named
+    )
+    is_failure_free = spec.on_upstream_failure is UpstreamFailure.FREE
+    if not measured and not is_failure_free:
+        return None
+    pointers = tuple(dict.fromkeys(m.source.pointer for m in measured if m.source.origin is Origin.BODY))
+    looks_for_usage = any(m.source.origin is Origin.USAGE for m in measured)
+    wanted = Wanted(pointers, usage=looks_for_usage) if pointers or looks_for_usage else None
+    return Metering(measured, wanted, is_failure_free)
+
+
+def measured(metering: Metering, ex: Exchange, reader: AnswerReader | None, now_ns: int, *, is_whole: bool) -> Actual:
+    """What `ex` cost. `reader` None: there was no answer; `is_whole`: it came to its end."""
+    if reader is not None:
+        reader.finish()
+    quantities, estimated = [], []
+    for meter in metering.measured:
+        source = meter.source
+        if source.origin is Origin.MEASURE:
+            quantities.append(_measure(source.name, ex, now_ns))
+            continue
+        said: Any = None if reader is None else _said(source, reader)
+        is_quantity = type(said) is int and 0 <= said <= MAX_QUANTITY
+        quantity = int(said) if is_quantity else meter.estimate
+        if said is None and is_whole and reader is not None and (reader.status >= 400 or not reader.has_body):
+            quantity = 0
+        elif not is_quantity or not is_whole:
+            estimated.append(meter.name)
+        if not is_whole and reader is not None and source.name in _STREAMED:
+            quantity = max(quantity, reader.events)
+        quantities.append(quantity)
+    return Actual(quantities, estimated)
+
+
+def _said(source: Source, reader: AnswerReader) -> Any:
+    """What the answer says, whatever it is; None if it says nothing."""
+    if source.origin is Origin.HEADER:
+        name = source.name.encode()
+        text = reader.fields.index.get(name)
+        if text is None:
+            return None
+        is_number = name not in reader.fields.repeated and len(text) <= 19 and text.isdigit()
+        return int(text) if is_number else text
+    findings = reader.findings
+    if findings is None:
+        return None
+    if source.origin is Origin.BODY:
+        return findings.values.get(source.pointer)
+    return None if findings.usage is None else usage_part(findings.usage, source.name)
+
+
+def _measure(name: str, ex: Exchange, now_ns: int) -> int:
+    if name == "bytes_in":
+        return ex.bytes_in
+    if name == "bytes_out":
+        return ex.bytes_out
+    if name == "duration_ms":
+        return (now_ns - ex.started_ns) // 1_000_000
+    tunnel = ex.tunnel
+    if tunnel is None or ex.status != 101:
+        return 0
+    incoming, outgoing = tunnel.incoming.messages, tunnel.outgoing.messages
+    return incoming if name == "messages_in" else outgoing if name == "messages_out" else incoming + outgoing
+
+
+def as_json(metering: Metering, quantities: list[int]) -> bytes:
+    """The inside of a JSON object of the quantities that events would not carry anyway."""
+    pairs = zip(metering.measured, quantities, strict=True)
+    return b",".join([b'"%b":%d' % (m.name.encode(), n) for m, n in pairs if not m.is_in_every_event])
