@@ -32,7 +32,7 @@ def test_help_lists_every_command_and_imports_none() -> None:
 
 @pytest.mark.parametrize("name", [name for name, _ in COMMANDS])
 def test_every_command_exists_and_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert importlib.util.find_spec(f"tollgate.commands.{name}") is not None
+    assert importlib.util.find_spec(f"tollgate.commands.{name.replace('-', '_')}") is not None
     with pytest.raises(SystemExit) as end:
         main([name, "--help"])
     assert end.value.code == 0

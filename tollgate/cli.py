@@ -25,6 +25,7 @@ COMMANDS: Final = (
     ("export", "print what is declared, in the form apply reads"),
     ("keys", "create, list, revoke and rotate API keys"),
     ("secrets", "make encryption keys, and seal stored credentials anew"),
+    ("stripe-fake", "run a stateful Stripe for tests"),
 )
 """Name and summary. The module of the same name is imported when the command is used, so `--help` is quick."""
 
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     module = None
     for name, summary in COMMANDS:
         if argv and argv[0] == name:
-            module = importlib.import_module(f"tollgate.commands.{name}")
+            module = importlib.import_module(f"tollgate.commands.{name.replace('-', '_')}")
             module.register(subparsers)
         else:
             subparsers.add_parser(name, help=summary)
