@@ -91,6 +91,8 @@ def to_environment(settings: Settings) -> dict[str, str]:
 def _text(value: Any) -> str:
     if isinstance(value, SecretStr):
         return value.get_secret_value()
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -7,15 +7,21 @@ A setting is validated when a process starts and passed down from its compositio
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from config.encryption import decode_keys
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 """A TCP port; 0 picks a free one."""
+Networks = Annotated[
+    tuple[IPv4Network | IPv6Network, ...],
+    BeforeValidator(lambda value: [part.strip() for part in value.split(",")] if isinstance(value, str) else value),
+]
+"""Networks such as 10.0.0.0/8: a list, or text with commas between."""
 Milliseconds = Annotated[int, Field(ge=1, le=3_600_000)]
 
 
@@ -75,8 +81,12 @@ class GatewaySettings(_Section):
     spool_when_full: Literal["refuse", "lose"] = Field(
         default="refuse", description="refuse new requests with 503 while the spool is full, or lose their usage"
     )
-    trust_forwarded: bool = Field(
-        default=False, description="believe X-Forwarded-* from clients (behind a proxy of yours)"
+    trusted_proxies: Networks = Field(
+        default=(), description="networks of proxies whose word about clients is believed, commas between"
+    )
+    forwarded_by: Literal["x-forwarded-for", "forwarded"] = Field(
+        default="x-forwarded-for",
+        description="the field those proxies write (with X-Forwarded-Proto and -Host, or alone)",
     )
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ head on the same connection and nothing of it has changed in the snapshot. Failu
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from gateway.auth.access import refusal
@@ -16,6 +16,7 @@ from gateway.context import RETRY_SOON, Gateway, Refusal
 from gateway.limits.plan import Plan, make_plan
 from gateway.metering.metering import fixed_meters, metering_of
 from gateway.metrics import Admission
+from gateway.proxy.cors import ANSWER_FIELDS, permission, preflight, wanted_method
 from gateway.proxy.headers import asks_for_websocket, safe_value, to_upstream, without
 from gateway.proxy.shape import Shape
 from gateway.store.credentials import UNAVAILABLE
@@ -23,6 +24,7 @@ from gateway.store.nouns import Customer, Principal, Route, Tier
 from gateway.store.snapshot import Unavailable
 from ledger import problems
 from ledger.keys import KeyKind, hash_key, is_well_formed
+from ledger.restrictions import is_address_allowed
 from ledger.specs import AuthMode
 
 if TYPE_CHECKING:
@@ -61,6 +63,11 @@ class Caller:
     shape: Shape | None = None
     heads: dict[Pool, bytes] = field(default_factory=dict)
 
+    @property
+    def own_lines(self) -> bytes:
+        """What the gateway's own answers to this caller carry."""
+        return b"" if self.shape is None else self.shape.own
+
 
 @dataclass(slots=True, eq=False)
 class TurnedAway:
@@ -82,12 +89,49 @@ class TurnedAway:
         )
 
 
-async def recognise(gw: Gateway, ex: Exchange, last: Caller | None) -> Caller | Refusal:
+@dataclass(slots=True, eq=False)
+class Preflight:
+    """A browser's question whether a page may make a request; `headers` are the answer's lines."""
+
+    headers: bytes
+
+
+async def recognise(gw: Gateway, ex: Exchange, last: Caller | None) -> Caller | Refusal | Preflight:
     """Match the route and identify who asks; `last` is who used this connection before."""
     line, fields = ex.line, ex.fields
-    route = gw.snapshot.table.match(fields.host, line.path, line.method)
+    match = gw.snapshot.table.match
+    asked = wanted_method(line, fields)
+    if asked is not None:
+        route = match(fields.host, line.path, asked)
+        if isinstance(route, Route) and route.spec.cors is not None:
+            return _stopped(ex, route) or Preflight(preflight(route.spec, route.spec.cors, asked, fields))
+    route = match(fields.host, line.path, line.method)
     if not isinstance(route, Route):
         return _no_route(gw, route)
+    found = await _on_route(gw, ex, route, last)
+    if isinstance(found, Refusal) and route.spec.cors is not None:  # the page may read why
+        return replace(found, headers=found.headers + permission(route.spec.cors, fields))
+    return found
+
+
+def _stopped(ex: Exchange, route: Route) -> Refusal | None:
+    """Why nobody from where a request comes may use a route, if so."""
+    spec = route.spec
+    if not spec.allow_ips and not spec.deny_ips:
+        return None
+    address = ex.client.sender(ex.fields).address
+    if is_address_allowed(address, spec.deny_ips) or (
+        spec.allow_ips and not is_address_allowed(address, spec.allow_ips)
+    ):
+        return Refusal(problems.ADDRESS_REFUSED, counted_as=Admission.FORBIDDEN)
+    return None
+
+
+async def _on_route(gw: Gateway, ex: Exchange, route: Route, last: Caller | None) -> Caller | Refusal:
+    line, fields = ex.line, ex.fields
+    stopped = _stopped(ex, route)
+    if stopped is not None:
+        return stopped
     if route.injected is UNAVAILABLE:
         return Refusal(problems.CREDENTIAL_UNAVAILABLE, RETRY_SOON, Admission.UNAVAILABLE)
     largest = route.spec.max_body_bytes
@@ -153,7 +197,7 @@ async def identify(gw: Gateway, ex: Exchange, route: Route, generation: int) -> 
     good_until = float(plan.period_end)
     if expires_at is not None:
         good_until = min(good_until, expires_at)
-    tail = to_upstream(ex.fields, carried_by, route.replaced) + ex.client.forwarded_lines(ex.fields)
+    tail = to_upstream(ex.fields, carried_by, route.replaced) + ex.client.sender(ex.fields).lines()
     if customer is not None:
         tail += b"X-User-Id: %b\r\n" % safe_value(customer.external_id or customer.id)
     if route.replaced:
@@ -166,11 +210,14 @@ async def identify(gw: Gateway, ex: Exchange, route: Route, generation: int) -> 
     if is_websocket:
         tail += b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
     until_ms = good_until * 1000
-    shape = _shape(route)
+    shape = _shape(route, ex.fields)
     return Caller(ex.line, ex.fields, ex.client.peer_ip, route, generation, until_ms, plan, tail, is_websocket, shape)
 
 
-def _shape(route: Route) -> Shape | None:
+def _shape(route: Route, fields: Fields) -> Shape | None:
+    cors = route.spec.cors
+    if cors is not None:
+        return Shape(route.answer_dropped | ANSWER_FIELDS, route.answer_lines, permission(cors, fields))
     if route.shape is None and (route.answer_dropped or route.answer_lines):
         route.shape = Shape(route.answer_dropped, route.answer_lines)
     shape: Shape | None = route.shape
@@ -197,7 +244,7 @@ async def authenticate(gw: Gateway, ex: Exchange, credential: Credential, route:
             return Refusal(problems.AUTH_UNAVAILABLE, RETRY_SOON, Admission.UNAVAILABLE)
         if principal is None:
             return Refusal(problems.BAD_CREDENTIAL, _BAD_CHALLENGE)
-    problem = refusal(principal, route, ex.line.method, ex.fields, ex.client.peer_ip, ex.at_ms / 1000)
+    problem = refusal(principal, route, ex.line.method, ex.fields, ex.client.sender(ex.fields).address, ex.at_ms / 1000)
     if problem is None:
         return principal
     if problem.status == 401:

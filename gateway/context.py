@@ -32,7 +32,6 @@ class Gateway:
     metrics: Metrics
     name: str
     shards: int
-    trust_forwarded: bool
     tokens: Tokens
     is_draining: bool = False
     is_followed: bool = False

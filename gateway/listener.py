@@ -26,7 +26,7 @@ from gateway.http1.fields import Fields, parse_fields
 from gateway.http1.head import find_head, split_head
 from gateway.http1.request import RequestLine, check_request, keeps_alive, parse_request_line
 from gateway.metrics import Admission
-from gateway.proxy.headers import forwarded_lines
+from gateway.proxy.sender import NOBODY, Sender, Trust, sender_of
 from gateway.routes import life_of
 from ledger import problems
 from ledger.ids import uuid7_digits
@@ -58,6 +58,7 @@ class Door:
     gateway: Gateway
     settings: GatewaySettings
     connections: set[ClientConnection]
+    trust: Trust = NOBODY
     heads: dict[bytes, KnownHead] = field(default_factory=dict)
     strangers: dict[bytes, KnownHead] = field(default_factory=dict)
 
@@ -370,9 +371,9 @@ class ClientConnection(AnswerWriter):
                 self._start_line, self._last_line, self._last_fields, self._keeps_alive, caller, turned_away
             )
 
-    def forwarded_lines(self, fields: Fields) -> bytes:
-        """The fields that tell an upstream about the client."""
-        return forwarded_lines(fields, self.peer_ip, self._scheme, is_trusted=self._limits.trust_forwarded)
+    def sender(self, fields: Fields) -> Sender:
+        """Who sent a request with these fields."""
+        return sender_of(fields, self.peer_ip, self._scheme, self._door.trust)
 
     def start_tunnel(self, ex: Exchange, lead: bytes, extra: bytes) -> None:
         """Agree to a WebSocket: from here on bytes pass both ways, and the connection ends with it."""

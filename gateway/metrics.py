@@ -92,7 +92,7 @@ class Metrics:
     def __init__(self) -> None:
         self.routes: dict[str, RouteMetrics] = {}
         self.admissions = [0] * len(Admission)
-        self.counts = {"connections_total": 0}
+        self.counts = {"connections_total": 0, "preflights_total": 0}
         self.gauges: dict[str, float] = {}
 
     def of_route(self, route: Any) -> RouteMetrics:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from gateway.auth.extract import without_parameter
-from gateway.callers import Caller, TurnedAway, recognise
+from gateway.callers import Caller, Preflight, TurnedAway, recognise
 from gateway.context import RETRY_SOON, Gateway, Refusal
 from gateway.exchange import BodyTooLarge, ClientGone, Tunnel, suspend
 from gateway.http1.response import NONE, TUNNEL
@@ -61,10 +61,8 @@ async def serve(gw: Gateway, ex: Exchange) -> None:
         if turned_away is not None and turned_away.is_for(ex, gw.snapshot.generation):
             return refuse(gw, ex, turned_away.refusal)
         found = await recognise(gw, ex, caller)
-        if isinstance(found, Refusal):
-            if found.problem.status == 401:
-                client.remember_stranger(TurnedAway(ex.line, ex.fields, gw.snapshot.generation, ex.at_ms + 1000, found))
-            return refuse(gw, ex, found)
+        if not isinstance(found, Caller):
+            return turn_away(gw, ex, found)
         caller = found
         client.remember(caller)
     route, plan = caller.route, caller.plan
@@ -74,7 +72,7 @@ async def serve(gw: Gateway, ex: Exchange) -> None:
     if limits is None:
         limits = verdict(gw, ex, plan, await suspend())
     if isinstance(limits, Refusal):
-        return refuse(gw, ex, limits)
+        return refuse(gw, ex, limits, caller.own_lines)
 
     # forward
     outcome, is_charged = Outcome.COMPLETED, False
@@ -106,6 +104,7 @@ async def serve(gw: Gateway, ex: Exchange) -> None:
         if ex.response_started:
             client.abort()
         else:
+            limits += caller.own_lines
             answer(ex, broken.problem, limits + (RETRY_SOON if broken.problem.status == 503 else b""))
     except BodyTooLarge:
         outcome, is_charged = Outcome.UPSTREAM_FAILED, ex.sent_ns > 0
@@ -113,7 +112,7 @@ async def serve(gw: Gateway, ex: Exchange) -> None:
         if ex.response_started:
             client.abort()
         else:
-            answer(ex, problems.BODY_TOO_LARGE, limits)
+            answer(ex, problems.BODY_TOO_LARGE, limits + caller.own_lines)
     except ClientGone:
         outcome, is_charged = Outcome.CLIENT_GONE, ex.sent_ns > 0
         ex.status = ex.status or 499
@@ -142,11 +141,23 @@ async def serve(gw: Gateway, ex: Exchange) -> None:
 # -- refusing
 
 
-def refuse(gw: Gateway, ex: Exchange, refusal: Refusal) -> None:
-    """Answer a request that goes no further."""
+def turn_away(gw: Gateway, ex: Exchange, found: Refusal | Preflight) -> None:
+    """Answer a request that nobody is recognised by; one without a valid credential is remembered."""
+    if isinstance(found, Preflight):
+        gw.metrics.counts["preflights_total"] += 1
+        ex.client.respond(ex, 200, found.headers, b"")
+        return
+    if found.problem.status == 401:
+        stranger = TurnedAway(ex.line, ex.fields, gw.snapshot.generation, ex.at_ms + 1000, found)
+        ex.client.remember_stranger(stranger)
+    refuse(gw, ex, found)
+
+
+def refuse(gw: Gateway, ex: Exchange, refusal: Refusal, further: bytes = b"") -> None:
+    """Answer a request that goes no further; `further` are lines of the answer beside the refusal's own."""
     gw.metrics.admissions[refusal.counted_as] += 1
     members = {} if refusal.violated is None else {"violated_policies": [refusal.violated]}
-    answer(ex, refusal.problem, refusal.headers, refusal.detail, **members)
+    answer(ex, refusal.problem, refusal.headers + further, refusal.detail, **members)
 
 
 def answer(ex: Exchange, problem: Problem, headers: bytes = b"", detail: str | None = None, **members: Any) -> None:

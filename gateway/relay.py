@@ -60,7 +60,7 @@ def belongs_to_admin(path: bytes) -> bool:
 async def relay(gw: Gateway, ex: Exchange, route: Route) -> None:
     """The life of a request to admin: forward, nothing else."""
     client = ex.client
-    tail = to_upstream(ex.fields, b"") + client.forwarded_lines(ex.fields)
+    tail = to_upstream(ex.fields, b"") + client.sender(ex.fields).lines()
     if ex.fields.chunked:
         tail += b"Transfer-Encoding: chunked\r\n"
     caller = Caller(ex.line, ex.fields, client.peer_ip, route, 0, 0.0, _NO_PLAN, tail)

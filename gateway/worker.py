@@ -34,6 +34,7 @@ from gateway.limits.limiter import SCRIPTS, Limiter
 from gateway.listener import ClientConnection, Door
 from gateway.metrics import Metrics
 from gateway.proxy.pool import Pools
+from gateway.proxy.sender import Trust
 from gateway.relay import admin_route
 from gateway.spool.disk import Spool
 from gateway.store.redis import RedisPipe, encode
@@ -76,12 +77,11 @@ def build_door(settings: Settings, name: str) -> Door:
         Metrics(),
         name,
         settings.redis_shards,
-        gateway.trust_forwarded,
         Tokens(snapshot, Fetcher()),
     )
     if gateway.admin_url is not None:
         context.admin = admin_route(gateway.admin_url)
-    return Door(context, gateway, set())
+    return Door(context, gateway, set(), Trust(gateway.trusted_proxies, gateway.forwarded_by))
 
 
 def _sign_of_life(name: str) -> tuple[str, ...]:

@@ -119,6 +119,9 @@ ORIGIN_NOT_ALLOWED: Final = Problem(
     "origin_not_allowed", 403, "Origin not allowed", "This key is not allowed from here."
 )
 IP_NOT_ALLOWED: Final = Problem("ip_not_allowed", 403, "Address not allowed", "This key is not allowed from here.")
+ADDRESS_REFUSED: Final = Problem(
+    "address_refused", 403, "Address refused", "Requests from this address are not taken here."
+)
 TIER_UNKNOWN: Final = Problem("tier_unknown", 403, "Unknown plan", "X-User-Plan names no tier of this project.")
 
 # Signing in

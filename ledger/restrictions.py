@@ -35,7 +35,10 @@ def is_origin_allowed(origin: str | None, allowed: Iterable[str]) -> bool:
 
 
 def is_address_allowed(address: str, allowed: Iterable[IPv4Network | IPv6Network]) -> bool:
-    """A socket that listens on :: sees an IPv4 client as ::ffff:192.0.2.1; that is the same client."""
+    """True if the address is in one of the networks.
+
+    A socket that listens on :: sees an IPv4 client as ::ffff:192.0.2.1; that is the same client.
+    """
     peer = ip_address(address)
     if peer.version == 6 and peer.ipv4_mapped is not None:
         peer = peer.ipv4_mapped

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 _HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}", re.ASCII)
+_METHOD = re.compile(r"[A-Z][A-Z-]{0,31}", re.ASCII)
 _QUERY_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _ORIGIN = re.compile(r"(?:https?://)?(?:\*\.)?[a-z0-9][a-z0-9.-]*(?::\d{1,5})?|\*", re.ASCII)
+_MAPPED = IPv6Network("::ffff:0:0/96")
 
 
 class Spec(BaseModel):
@@ -29,6 +32,14 @@ def matching(pattern: re.Pattern[str], wanted: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _not_mapped(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
+    if isinstance(network, IPv6Network) and network.overlaps(_MAPPED) and network.prefixlen >= _MAPPED.prefixlen:
+        raise ValueError("write IPv4 networks as such, 192.0.2.0/24; they hold for mapped addresses too")
+    return network
+
+
+Network = Annotated[IPv4Network | IPv6Network, AfterValidator(_not_mapped)]
+Method = Annotated[str, matching(_METHOD, "an HTTP method in capitals")]
 HeaderName = Annotated[str, matching(_HEADER, "a header's name")]
 Origin = Annotated[str, matching(_ORIGIN, "an origin such as https://app.example.com or *.example.com")]
 QueryName = Annotated[str, matching(_QUERY_NAME, "the name of a query parameter (letters, digits, '.', '_', '-')")]

@@ -11,7 +11,7 @@ import re
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import ip_address
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -24,15 +24,15 @@ from pydantic import (
     model_validator,
 )
 
+from ledger.cors import CorsSpec
 from ledger.credentials import CredentialSpec, credential_mapping
 from ledger.header_rules import HeaderRules, RequestHeaderRules
 from ledger.keys import KeyKind, Mode
 from ledger.meters import MEASURES, Meter, MeterSpec, UpstreamFailure, one_request
 from ledger.references import refuse, twice, unknown
-from ledger.spec_types import HeaderName, Origin, QueryName, Spec, matching
+from ledger.spec_types import HeaderName, Method, Network, Origin, QueryName, Spec, matching
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
-_METHOD = re.compile(r"[A-Z][A-Z-]{0,31}", re.ASCII)
 _HOST = re.compile(r"(?:\*\.)?[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?(?::\d{1,5})?", re.ASCII)
 _SEGMENT = r"(?:[A-Za-z0-9._~!$&'()+,;=:@-]+|\{[a-z][a-z0-9_]{0,31}\})"
 _PARAMETER = re.compile(r"\{[^{}/]*\}")
@@ -94,7 +94,6 @@ def is_loopback(host: str) -> bool:
 
 Name = Annotated[str, matching(_NAME, "a name of lower-case letters, digits, '.', '_' or '-' (at most 63)")]
 MeterName = Annotated[str, matching(_NAME, "a meter's name: lower-case letters, digits, '.', '_' or '-' (at most 63)")]
-Method = Annotated[str, matching(_METHOD, "an HTTP method in capitals")]
 Host = Annotated[str, matching(_HOST, "a host such as api.example.com, *.example.com or localhost:8080")]
 Path = Annotated[
     str,
@@ -202,7 +201,7 @@ class KeySpec(Spec):
     scopes: tuple[Name, ...] = ()
     requests_per_minute: int | None = Field(default=None, ge=1, le=10_000)
     allowed_origins: tuple[Origin, ...] = ()
-    allowed_ips: tuple[IPv4Network | IPv6Network, ...] = ()
+    allowed_ips: tuple[Network, ...] = ()
     expires_at: datetime | None = None
 
     @model_validator(mode="before")
@@ -304,6 +303,12 @@ class RouteSpec(Spec):
     """A query parameter that may carry the key; it is taken out before forwarding."""
     scopes: tuple[Name, ...] = ()
     """Scopes a key must have for this route (a key without scopes has all)."""
+    allow_ips: Annotated[tuple[Network, ...], Field(max_length=256)] = ()
+    """Who may use the route, by address; without any, everybody."""
+    deny_ips: Annotated[tuple[Network, ...], Field(max_length=256)] = ()
+    """Who may not, allowed or not."""
+    cors: CorsSpec | None = None
+    """Which pages may call it from a browser; without it, what the upstream says about that passes."""
     strip_prefix: bool = True
     """/demo/* with strip_prefix sends /demo/hello on as /hello; the upstream's base path is put before it."""
     rewrite: Path | None = None

@@ -21,9 +21,12 @@ _READS: Final = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 
 
 def refusal(
-    principal: Principal, route: Route | None, method: bytes, fields: Fields, peer_ip: str, now: float
+    principal: Principal, route: Route | None, method: bytes, fields: Fields, address: str, now: float
 ) -> Problem | None:
-    """Why this key may not make this request; `now` is Unix seconds. `route` None: one of the gateway's own endpoints."""
+    """Why this key may not make this request; `address` is the client's, `now` is Unix seconds.
+
+    `route` None: one of the gateway's own endpoints.
+    """
     if principal.is_revoked:
         return problems.KEY_REVOKED
     if principal.expires_at is not None and principal.expires_at <= now:
@@ -39,6 +42,6 @@ def refusal(
         origin = fields.index.get(b"origin")
         if not is_origin_allowed(origin.decode("latin-1") if origin is not None else None, principal.allowed_origins):
             return problems.ORIGIN_NOT_ALLOWED
-    if principal.allowed_ips and not is_address_allowed(peer_ip, principal.allowed_ips):
+    if principal.allowed_ips and not is_address_allowed(address, principal.allowed_ips):
         return problems.IP_NOT_ALLOWED
     return None

@@ -74,19 +74,6 @@ def to_client(fields: Fields, *, drop_length: bool, also: frozenset[bytes] = fro
     return b"".join([line for name, _, line in fields.items if name not in dropped])
 
 
-def forwarded_lines(fields: Fields, peer_ip: str, scheme: bytes, *, is_trusted: bool) -> bytes:
-    """Via, X-Forwarded-For, -Proto and -Host, as lines: about the peer, or, if it is trusted, about whom it speaks for."""
-    peer = peer_ip.encode()
-    host = fields.host
-    if is_trusted:
-        earlier = fields.values(b"x-forwarded-for")
-        peer = b", ".join((*earlier, peer))
-        scheme = fields.index.get(b"x-forwarded-proto", scheme)
-        host = fields.index.get(b"x-forwarded-host", host)
-    lines = b"Via: 1.1 tollgate\r\nX-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\n" % (peer, scheme)
-    return lines + b"X-Forwarded-Host: %b\r\n" % host if host else lines
-
-
 def without(lines: bytes, names: frozenset[bytes]) -> bytes:
     """Field lines without those of some names (in lower case)."""
     return b"".join([line for line in lines.splitlines(True) if line.partition(b":")[0].lower() not in names])

@@ -1,7 +1,6 @@
 """What a route changes in the heads of its upstream's answers. Pure but for the memory of the last head.
 
-An upstream repeats its heads (gateway.proxy.upstream keeps one `Response` for as long as it does), so a shape remembers
-what it made of the last one.
+An upstream repeats its heads, often on all of its connections, so a shape remembers what it made of the last one.
 """
 
 from __future__ import annotations
@@ -16,20 +15,25 @@ if TYPE_CHECKING:
 
 
 class Shape:
-    """`dropped` fields do not pass (names in lower case), `lines` are put in."""
+    """`dropped` fields do not pass (names in lower case), `lines` are put in.
 
-    __slots__ = ("_dropped", "_last", "_lead", "_lines")
+    `own` are lines for these answers and for those that the gateway itself gives in their place.
+    """
 
-    def __init__(self, dropped: frozenset[bytes], lines: bytes) -> None:
+    __slots__ = ("_dropped", "_last", "_lead", "_lines", "own")
+
+    def __init__(self, dropped: frozenset[bytes], lines: bytes, own: bytes = b"") -> None:
         self._dropped = dropped
-        self._lines = lines
-        self._last: Response | None = None
+        self._lines = lines + own
+        self.own = own
+        self._last = b""
         self._lead = b""
 
     def lead(self, response: Response) -> bytes:
         """The head's status line and the fields that go to the client."""
-        if response is not self._last:
-            status_line = response.lead[: response.lead.index(b"\r\n") + 2]
+        lead = response.lead
+        if lead != self._last:
+            status_line = lead[: lead.index(b"\r\n") + 2]
             fields = to_client(response.fields, drop_length=forbids_framing(response.status), also=self._dropped)
-            self._last, self._lead = response, status_line + fields + self._lines
+            self._last, self._lead = lead, status_line + fields + self._lines
         return self._lead

@@ -44,11 +44,15 @@ def test_an_empty_variable_counts_as_not_set() -> None:
 def test_every_setting_has_a_variable_that_sets_it() -> None:
     environ = {variable(path): "/x" for path, field in fields().items() if field.default is None}
     environ |= {"TOLLGATE_POSTGRES_URL": "postgres://h/d", "TOLLGATE_REDIS_URL": "redis://h"}
-    environ |= {"TOLLGATE_GATEWAY_TRUST_FORWARDED": "true", "TOLLGATE_ADMIN_PUBLIC_URL": "https://tollgate.example"}
+    environ |= {
+        "TOLLGATE_GATEWAY_TRUSTED_PROXIES": "10.0.0.0/8, ::1",
+        "TOLLGATE_ADMIN_PUBLIC_URL": "https://tollgate.example",
+    }
     environ |= {"TOLLGATE_ENCRYPTION_KEYS": new_key()}
     settings = load(None, environ, {}).settings
     assert set(to_environment(settings)) == {variable(path) for path in fields()}
     assert load(None, to_environment(settings), {}).settings == settings
+    assert list(map(str, settings.gateway.trusted_proxies)) == ["10.0.0.0/8", "::1/128"]
 
 
 @pytest.mark.parametrize(

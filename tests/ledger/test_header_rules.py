@@ -70,3 +70,10 @@ def test_a_rewrite_takes_what_the_path_has(path: str, rewrite: str, missing: str
         route(path=path, rewrite=rewrite)
     if missing is not None:
         assert f"{missing} is not in the route's path {path}" in str(refused.value)
+
+
+@pytest.mark.parametrize("field", ["allow_ips", "deny_ips"])
+@pytest.mark.parametrize("network", ["::ffff:192.0.2.0/120", "::ffff:c000:201", "192.0.2.1/8", "anywhere"])
+def test_networks_that_would_never_match(field: str, network: str) -> None:
+    with pytest.raises(ValidationError):
+        route(**{field: [network]})
