@@ -26,7 +26,11 @@ PREFIX: Final = "TOLLGATE_"
 FILE_VARIABLE: Final = "TOLLGATE_CONFIG"
 """Names the settings file; the one TOLLGATE_ variable that is not itself a setting."""
 
-_SCHEMES: Final = {"postgres_url": ("postgresql", "postgres"), "redis_url": ("redis", "rediss")}
+_SCHEMES: Final = {
+    "postgres_url": ("postgresql", "postgres"),
+    "redis_url": ("redis", "rediss"),
+    "sandbox.postgres_url": ("postgresql", "postgres"),
+}
 _TABLE = re.compile(r"\s*\[\s*([\w.\s\"'-]+?)\s*\]")
 _KEY = re.compile(r"\s*([\w.\"'-]+)\s*=")
 

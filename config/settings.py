@@ -162,6 +162,43 @@ class WorkerSettings(_Section):
     partitions_ahead: int = Field(default=3, ge=1, le=24, description="monthly partitions made ahead")
 
 
+class SandboxSettings(_Section):
+    """The plane that runs submitted code."""
+
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: Port = Field(default=8082, description="port of the API, for gateways only")
+    socket: Path | None = Field(default=None, description="unix socket to listen on instead of host and port")
+    metrics_port: Port = Field(default=8093, description="port of /metrics, on the same address")
+    secret: SecretStr | None = Field(
+        default=None, description="what gateways show in X-Tollgate-Secret; needed unless there is a unix socket"
+    )
+    postgres_url: SecretStr | None = Field(
+        default=None, description="PostgreSQL for results, with a database or role of its own"
+    )
+    backend: Literal["auto", "jail", "docker"] = Field(
+        default="auto", description="where code runs: auto takes the first that is safe here"
+    )
+    bwrap: Path | None = Field(default=None, description="bubblewrap, if not found on the path")
+    python: Path | None = Field(default=None, description="Python for submitted code; default: the system's")
+    node: Path | None = Field(default=None, description="Node for submitted code; default: the system's")
+    warm_python: int = Field(default=4, ge=0, le=256, description="Python guests kept ready")
+    warm_node: int = Field(default=2, ge=0, le=256, description="Node guests kept ready")
+    max_running: int = Field(default=8, ge=1, le=1_024, description="runs at once")
+    max_running_per_project: int = Field(default=4, ge=1, le=1_024, description="runs of one project at once")
+    max_waiting: int = Field(default=256, ge=0, le=100_000, description="runs waiting for a turn (503 beyond)")
+    max_waiting_per_project: int = Field(default=32, ge=0, le=100_000, description="of one project (429 beyond)")
+    wait_ms: Milliseconds = Field(default=10_000, description="longest wait for a turn (503 beyond)")
+    max_body_bytes: int = Field(default=16_777_216, ge=1_024, description="largest request body (413 beyond)")
+    max_timeout_ms: int = Field(default=300_000, ge=100, le=3_600_000, description="largest timeoutMs of a run")
+    max_memory_mb: int = Field(default=2_048, ge=64, le=1_048_576, description="largest memoryMB of a run")
+    max_output_bytes: int = Field(default=10_485_760, ge=1_024, description="largest maxOutputBytes of a run")
+    max_pids: int = Field(default=64, ge=4, le=4_096, description="processes and threads of a run")
+    cpus: float = Field(default=1.0, gt=0, le=256, description="CPUs a run may use")
+    workspace_mb: int = Field(default=64, ge=1, le=65_536, description="size of a run's /workspace, and of its /tmp")
+    uid_base: int = Field(default=230_000, ge=1_000, description="first of the user ids that runs get, as root")
+    keep_days: int = Field(default=7, ge=1, le=3_650, description="how long results are kept")
+
+
 class Settings(_Section):
     """All of it."""
 
@@ -188,6 +225,7 @@ class Settings(_Section):
     gateway: GatewaySettings = GatewaySettings()
     admin: AdminSettings = AdminSettings()
     mail: MailSettings = MailSettings()
+    sandbox: SandboxSettings = SandboxSettings()
     worker: WorkerSettings = WorkerSettings()
 
     @field_validator("encryption_keys")

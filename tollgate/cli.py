@@ -19,6 +19,7 @@ COMMANDS: Final = (
     ("gateway", "run the data plane"),
     ("admin", "run the control plane"),
     ("worker", "run the process that keeps the books"),
+    ("sandbox", "run the plane that runs submitted code"),
     ("migrate", "bring the database to this release's schema"),
     ("config", "print the effective settings and where each came from"),
     ("apply", "declare projects, tiers, customers, upstreams and routes from a file"),

@@ -1,0 +1,261 @@
+"""The API of PRODUCT's code runner, over HTTP:
+
+    POST   /api/run             run, answer with the result            Idempotency-Key is honoured
+    POST   /api/run/stream      the same as server-sent events: start, stdout, stderr, end
+    GET    /api/run/{id}        a result (seven days), or {id, status} while it is queued or running
+    DELETE /api/run/{id}        stop it
+    GET    /api/runs            newest first: limit 1 to 100, cursor
+
+Who asks is told by the gateway in X-Tollgate-Project, -Mode, -Customer and -Key-Kind, which clients cannot send through
+it; X-Tollgate-Secret proves that it is the gateway. What a run used is in the reply's `usage`, and, where the reply is
+not streamed, in X-Usage-Runs, X-Usage-Cpu-Ms and X-Usage-Mem-Mb-S too, which are 0 for a reply given again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import hashlib
+import hmac
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import orjson
+from aiohttp import web
+
+from sandbox import problems
+from sandbox.nouns import Stream
+from sandbox.problems import Refused
+from sandbox.request import Ceilings, invalid, read
+from sandbox.runner import Live, Runner
+from sandbox.store.database import Unavailable
+from sandbox.store.runs import Owner, Runs, new_id
+
+_HEARTBEAT_S: Final = 15.0
+_RETRY_S: Final = 1
+_OPEN: Final = ("/health", "/ready")
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def owner_of(request: web.Request) -> Owner:
+    """Whose request it is, as the gateway says. Raises Refused."""
+    headers = request.headers
+    project = headers.get("X-Tollgate-Project", "")
+    if not project:
+        raise Refused(problems.NOT_FROM_GATEWAY, "The request names no project.")
+    customer = headers.get("X-Tollgate-Customer", "")
+    return Owner(project, headers.get("X-Tollgate-Mode", "live"), customer, headers.get("X-Tollgate-Key-Kind") == "sk")
+
+
+def guard(secret: str | None) -> Any:
+    """Middleware: only the gateway gets in, every refusal is a problem document, and nothing else gets out."""
+
+    @web.middleware
+    async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+        request_id = request.headers.get("X-Request-Id", "")
+        try:
+            shown = request.headers.get("X-Tollgate-Secret", "")
+            if (
+                secret is not None
+                and request.path not in _OPEN
+                and not hmac.compare_digest(shown.encode("utf-8", "replace"), secret.encode())
+            ):
+                raise Refused(problems.NOT_FROM_GATEWAY)
+            return await handler(request)
+        except Refused as refused:
+            return problems.response(refused, request_id)
+        except Unavailable as error:
+            log.warning("the database cannot be asked: %s", error)
+            return problems.response(Refused(problems.STORE_UNAVAILABLE, retry_after_s=_RETRY_S), request_id)
+        except web.HTTPRequestEntityTooLarge:
+            return problems.response(Refused(problems.BODY_TOO_LARGE), request_id)
+        except web.HTTPMethodNotAllowed:
+            return problems.response(Refused(problems.METHOD_NOT_ALLOWED), request_id)
+        except web.HTTPNotFound:
+            return problems.response(Refused(problems.NOT_FOUND, "Nothing is served at this path."), request_id)
+        except Exception:
+            log.exception("request failed", extra={"request_id": request_id})
+            return problems.response(Refused(problems.INTERNAL), request_id)
+
+    return guarded
+
+
+class Api:
+    """The handlers."""
+
+    def __init__(self, runner: Runner, runs: Runs, ceilings: Ceilings) -> None:
+        self._runner = runner
+        self._runs = runs
+        self._ceilings = ceilings
+
+    def add_to(self, app: web.Application) -> None:
+        app.router.add_post("/api/run", self.run)
+        app.router.add_post("/api/run/stream", self.stream)
+        app.router.add_get("/api/run/{id}", self.get)
+        app.router.add_delete("/api/run/{id}", self.stop)
+        app.router.add_get("/api/runs", self.list)
+
+    async def run(self, request: web.Request) -> web.Response:
+        owner = owner_of(request)
+        body = await _body(request)
+        wanted = read(body, self._ceilings)
+        key = request.headers.get("Idempotency-Key")
+        run = new_id()
+        if key is None:
+            return _answer(await self._runner.finish(self._runner.start(run, owner, wanted)))
+        if not 1 <= len(key) <= 255 or not key.isascii() or not key.isprintable():
+            raise invalid(("Idempotency-Key", "must be 1 to 255 printable ASCII characters"))
+        known = await self._replayed(owner, key, body, run)
+        if known is not None:
+            return known
+        try:
+            return _answer(await self._runner.finish(self._runner.start(run, owner, wanted)))
+        except Refused:
+            await self._runs.unclaim(owner, key, run)
+            raise
+
+    async def _replayed(self, owner: Owner, key: str, body: bytes, run: str) -> web.Response | None:
+        """The answer to a request that was made before; None where this one is the first. Raises Refused."""
+        digest = hashlib.sha256(body).digest()
+        claim = await self._runs.claim(owner, key, digest, run)
+        if claim.is_new:
+            return None
+        if not claim.is_same_request:
+            raise Refused(problems.IDEMPOTENCY_KEY_REUSED)
+        live = self._runner.find(claim.run, owner)
+        if live is not None:
+            assert live.done is not None
+            return _answer(await asyncio.shield(live.done), is_replay=True)
+        document = await self._runs.find(claim.run, owner)
+        if document is not None:
+            return _answer(document, is_replay=True)
+        if claim.is_abandoned:
+            await self._runs.unclaim(owner, key, claim.run)
+            return await self._replayed(owner, key, body, run)
+        raise Refused(problems.RUN_IN_PROGRESS, retry_after_s=_RETRY_S)
+
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        owner = owner_of(request)
+        wanted = read(await _body(request), self._ceilings)
+        output: asyncio.Queue[tuple[Stream, bytes]] = asyncio.Queue()  # bounded by maxOutputBytes
+        live = self._runner.start(new_id(), owner, wanted, lambda stream, data: output.put_nowait((stream, data)))
+        finished = asyncio.ensure_future(self._runner.finish(live))
+        try:
+            response = await self._started(request, live, output, finished)
+            await _pass_on(response, output, finished)
+            try:
+                await _event(response, "end", finished.result())
+            except Refused as refused:
+                await _event(response, "error", {"code": refused.problem.code, "message": refused.detail})
+            await response.write_eof()
+        finally:
+            if not finished.done():
+                finished.cancel()  # stops the run
+                await asyncio.gather(finished, return_exceptions=True)
+        return response
+
+    async def _started(
+        self,
+        request: web.Request,
+        live: Live,
+        output: asyncio.Queue[tuple[Stream, bytes]],
+        finished: asyncio.Future[Any],
+    ) -> web.StreamResponse:
+        """The response, begun once the run has a turn or writes something. Raises Refused when it comes to nothing."""
+        while live.state == "queued" and output.empty() and not finished.done():
+            await asyncio.wait((finished,), timeout=0.05)
+        if finished.done():
+            finished.result()
+        headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        response = web.StreamResponse(headers=headers)
+        await response.prepare(request)
+        await _event(response, "start", {"id": live.id})
+        return response
+
+    async def get(self, request: web.Request) -> web.Response:
+        owner, run = owner_of(request), request.match_info["id"]
+        live = self._runner.find(run, owner)
+        if live is not None:
+            return _json({"id": live.id, "status": live.state})
+        document = await self._runs.find(run, owner)
+        if document is None:
+            raise Refused(problems.NOT_FOUND)
+        return _json(document)
+
+    async def stop(self, request: web.Request) -> web.Response:
+        owner, run = owner_of(request), request.match_info["id"]
+        live = self._runner.find(run, owner)
+        if live is not None:
+            live.handle.stop()
+            return _json({"id": live.id, "status": "stopping"}, status=202)
+        if await self._runs.find(run, owner) is None:
+            raise Refused(problems.NOT_FOUND)
+        raise Refused(problems.RUN_ENDED)
+
+    async def list(self, request: web.Request) -> web.Response:
+        owner = owner_of(request)
+        unknown = set(request.query) - {"limit", "cursor"}
+        if unknown:
+            raise invalid(*((name, "is not a known parameter") for name in sorted(unknown)))
+        limit, cursor = request.query.get("limit", "20"), request.query.get("cursor", "")
+        if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit) <= 100:
+            raise invalid(("limit", "must be a number from 1 to 100"))
+        if cursor and (len(cursor) != 36 or not cursor.startswith("run_")):
+            raise invalid(("cursor", "must be one that an earlier page gave"))
+        found = [] if cursor else [{"id": live.id, "status": live.state} for live in self._runner.of(owner)]
+        page = await self._runs.page(owner, int(limit) + 1, cursor)
+        more = page[int(limit) - 1]["id"] if len(page) > int(limit) else None
+        return _json({"runs": found + page[: int(limit)], "cursor": more})
+
+
+async def _body(request: web.Request) -> bytes:
+    if request.content_type != "application/json":
+        raise Refused(problems.UNSUPPORTED_MEDIA_TYPE)
+    return await request.read()
+
+
+async def _event(response: web.StreamResponse, name: str, data: dict[str, Any]) -> None:
+    await response.write(b"event: %b\ndata: %b\n\n" % (name.encode(), orjson.dumps(data)))
+
+
+async def _pass_on(
+    response: web.StreamResponse, output: asyncio.Queue[tuple[Stream, bytes]], finished: asyncio.Future[Any]
+) -> None:
+    """Output as events, as it comes, until the run has ended and all of it is out."""
+    decoders = {stream: codecs.getincrementaldecoder("utf-8")("replace") for stream in Stream}
+    waiting = asyncio.ensure_future(output.get())
+    try:
+        while True:
+            await asyncio.wait((waiting, finished), timeout=_HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED)
+            if waiting.done():
+                stream, data = waiting.result()
+                if text := decoders[stream].decode(data):
+                    await _event(response, stream, {"text": text})
+                waiting = asyncio.ensure_future(output.get())
+                await asyncio.sleep(0)
+            elif finished.done():
+                break
+            else:
+                await response.write(b": still running\n\n")
+    finally:
+        waiting.cancel()
+    for stream, decoder in decoders.items():
+        if text := decoder.decode(b"", final=True):
+            await _event(response, stream, {"text": text})
+
+
+def _answer(document: dict[str, Any], *, is_replay: bool = False) -> web.Response:
+    usage = document["usage"]
+    runs, cpu_ms, mem_mb_s = (1, usage["cpuMs"], usage["memMBs"]) if not is_replay else (0, 0, 0)
+    headers = {"X-Usage-Runs": str(runs), "X-Usage-Cpu-Ms": str(cpu_ms), "X-Usage-Mem-Mb-S": str(mem_mb_s)}
+    if is_replay:  # it was counted when it ran
+        headers["Idempotent-Replayed"] = "true"
+    return _json(document, headers=headers)
+
+
+def _json(document: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(body=orjson.dumps(document), status=status, content_type="application/json", headers=headers)
