@@ -175,6 +175,7 @@ def reply(live: Live, ended: Ended) -> dict[str, Any]:
             "memMB": round(usage.memory_mb, 1),
             "durationMs": round(usage.duration_ms),
             "memMBs": math.ceil(usage.memory_mb * usage.duration_ms / 1000),
+            "runs": 1,
         },
         "createdAt": live.created_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
     }

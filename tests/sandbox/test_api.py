@@ -30,7 +30,7 @@ async def test_a_run(asker: Asker) -> None:
     assert re.fullmatch(r"run_[0-9a-f]{32}", reply["id"])
     assert (reply["ok"], reply["exitCode"], reply["reason"]) == (True, 0, "exit")
     assert (reply["stdout"], reply["stderr"], reply["userContext"]) == ("hello\n", "", {"id": "u1"})
-    assert set(reply["usage"]) == {"cpuMs", "memMB", "durationMs", "memMBs"}
+    assert set(reply["usage"]) == {"cpuMs", "memMB", "durationMs", "memMBs", "runs"}
     assert 1 <= reply["usage"]["cpuMs"] < 200
     assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", reply["createdAt"])
     assert "truncated" not in reply
