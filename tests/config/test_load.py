@@ -43,7 +43,8 @@ def test_an_empty_variable_counts_as_not_set() -> None:
 
 def test_every_setting_has_a_variable_that_sets_it() -> None:
     environ = {variable(path): "/x" for path, field in fields().items() if field.default is None}
-    environ |= {"TOLLGATE_POSTGRES_URL": "postgres://h/d", "TOLLGATE_REDIS_URL": "redis://h"}
+    environ |= {"TOLLGATE_POSTGRES_URL": "postgres://h/d", "TOLLGATE_SANDBOX_POSTGRES_URL": "postgres://h/s"}
+    environ |= {"TOLLGATE_REDIS_URL": "redis://h"}
     environ |= {
         "TOLLGATE_GATEWAY_TRUSTED_PROXIES": "10.0.0.0/8, ::1",
         "TOLLGATE_ADMIN_PUBLIC_URL": "https://tollgate.example",
