@@ -85,9 +85,10 @@ class Counter(Protocol):
 
 
 class Reader(Protocol):
-    """Looks at the response body as it passes (gateway.metering.reader)."""
+    """Passes the response body on and looks at it (gateway.metering.reader)."""
 
-    def feed(self, data: bytes) -> None: ...
+    def pass_on(self, ex: Exchange, data: bytes) -> None: ...
+    def pass_rest(self, ex: Exchange) -> None: ...
 
 
 class Tunnel:
@@ -269,10 +270,11 @@ class Exchange:
 
     def response_data(self, data: bytes) -> None:
         """A piece of the response body arrived."""
-        self.bytes_out += len(data)
-        self.client.write_body(data)
-        if self.reader is not None:
-            self.reader.feed(data)
+        if self.reader is None:
+            self.bytes_out += len(data)
+            self.client.write_body(data)
+        else:
+            self.reader.pass_on(self, data)
 
     # -- a WebSocket, once both sides have agreed on it
 

@@ -8,6 +8,7 @@ connections hand their bytes to each other meanwhile.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -16,14 +17,25 @@ from gateway.auth.extract import without_parameter
 from gateway.callers import Caller, Preflight, TurnedAway, recognise
 from gateway.context import RETRY_SOON, Gateway, Refusal
 from gateway.exchange import BodyTooLarge, ClientGone, Tunnel, suspend
-from gateway.http1.response import NONE, TUNNEL
+from gateway.http1.response import CHUNKED, LENGTH, NONE, TUNNEL
 from gateway.limits.decide import ADMITTED, Denial, denial_of, later, limit_headers
+from gateway.metering.ask import (
+    ANSWER_FIELDS,
+    MAX_BODY,
+    REQUEST_FIELDS,
+    UsageHider,
+    can_hide_usage,
+    may_ask,
+    with_usage,
+)
 from gateway.metering.count import NOTHING, quantities
 from gateway.metering.event import event_of
 from gateway.metering.frames import MessageCounter
 from gateway.metering.metering import Metering, as_json, measured
 from gateway.metering.reader import AnswerReader
 from gateway.metrics import Admission
+from gateway.proxy.collector import collect
+from gateway.proxy.headers import without
 from gateway.proxy.paths import forwarded_path
 from gateway.proxy.retry import may_retry
 from gateway.proxy.upstream import UpstreamBroken
@@ -78,6 +90,9 @@ async def serve(gw: Gateway, ex: Exchange) -> None:
     outcome, is_charged = Outcome.COMPLETED, False
     try:
         prepare(gw, ex, route)
+        hides_usage = False
+        if plan.metering is not None and plan.metering.asks_for_usage and may_ask(ex.line, ex.fields):
+            caller, hides_usage = await ask_for_usage(ex, caller)
         if caller.is_websocket:
             ex.tunnel = Tunnel(MessageCounter(), MessageCounter())
         pool = route.pools.next()
@@ -89,13 +104,19 @@ async def serve(gw: Gateway, ex: Exchange) -> None:
             response = await try_again(ex, caller, broken)
         ex.status = response.status
         lead = response.lead if caller.shape is None else caller.shape.lead(response)
+        framing = response.framing
         if plan.metering is not None:
-            ex.reader = reader_of(plan.metering, response)
-        if response.framing == TUNNEL:
+            ex.reader = reader = reader_of(plan.metering, response)
+            if hides_usage and reader.has_body and can_hide_usage(response.fields):
+                reader.editor = UsageHider()
+                lead, framing = without(lead, ANSWER_FIELDS), CHUNKED if framing == LENGTH else framing
+        if framing == TUNNEL:
             start_tunnel(ex, route, lead, limits)
         else:
-            client.start_response(ex, lead, limits, response.framing)
+            client.start_response(ex, lead, limits, framing)
         await suspend()  # the bodies pass
+        if ex.reader is not None:
+            ex.reader.pass_rest(ex)
         client.end_body(ex.response_trailers)
         is_charged = True
     except UpstreamBroken as broken:
@@ -316,6 +337,22 @@ def reader_of(metering: Metering, response: Response) -> AnswerReader:
     """Who reads an answer while it passes."""
     has_body = response.framing not in (NONE, TUNNEL)
     return AnswerReader(metering.wanted, response.status, response.fields, has_body=has_body)
+
+
+async def ask_for_usage(ex: Exchange, caller: Caller) -> tuple[Caller, bool]:
+    """Make a request for a stream of completions ask for its usage; and whether the client must not see that.
+
+    Requests that are too large, or of another kind, go on as they are. May raise BodyTooLarge and UpstreamBroken.
+    """
+    if not await collect(ex, MAX_BODY):
+        return caller, False
+    body = with_usage(b"".join(ex.body_chunks))
+    if body is None:
+        return caller, False
+    ex.body_chunks = [body]
+    length = b"" if ex.fields.chunked else b"Content-Length: %d\r\n" % len(body)
+    tail = b"%b%bAccept-Encoding: identity\r\n" % (without(caller.tail, REQUEST_FIELDS), length)
+    return replace(caller, tail=tail, heads={}), True
 
 
 def settle_measured(gw: Gateway, ex: Exchange, plan: Plan, outcome: Outcome, now_ns: int, *, was_sent: bool) -> None:

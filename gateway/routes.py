@@ -24,12 +24,13 @@ from gateway.auth.extract import Absent, extract
 from gateway.bearers import bearer_of, is_token
 from gateway.callers import authenticate, customer_of, refusal_of
 from gateway.context import RETRY_SOON, Gateway, Refusal
-from gateway.exchange import BodyTooLarge, ClientGone, suspend
+from gateway.exchange import BodyTooLarge, suspend
 from gateway.limits.decide import ADMITTED, COUNTED_BEFORE, denial_of, limit_headers
 from gateway.limits.plan import Plan, make_plan
 from gateway.metering.event import event_of
 from gateway.metrics import Admission
 from gateway.pipeline import answer, refuse, serve
+from gateway.proxy.collector import collect
 from gateway.relay import belongs_to_admin, relay
 from gateway.store.redis import encode
 from ledger import problems
@@ -216,36 +217,11 @@ async def _body(ex: Exchange) -> bytes | None:
     if not ex.body_done:
         if ex.line.minor and b"expect" in ex.fields.index:
             ex.client.send_continue()
-        collector = _Collector(ex)
-        ex.upstream = collector
         try:
-            await suspend()
+            await collect(ex, _MAX_BODY)
         except BodyTooLarge:
             return None
-        finally:
-            ex.upstream = None
     return b"".join(ex.body_chunks)
-
-
-class _Collector:
-    """Stands where an upstream would, and resumes the exchange when the body is complete."""
-
-    def __init__(self, ex: Exchange) -> None:
-        self._ex = ex
-
-    def write_body(self, data: bytes) -> None:
-        self._ex.body_chunks.append(data)
-
-    def end_body(self, trailers: bytes) -> None:
-        self._ex.resume(None)
-
-    def pause_reading(self) -> None: ...
-    def resume_reading(self) -> None: ...
-    def close(self) -> None: ...
-    def abort(self) -> None: ...
-
-    def time_out(self) -> None:
-        self._ex.throw(ClientGone())
 
 
 def _asked(raw: bytes) -> tuple[str, int, str | None] | str:

@@ -94,6 +94,11 @@ class MeterSpec(Spec):
     estimate: int = Field(default=1, ge=1, le=1_000_000_000)
     """What is reserved before, and what counts where the answer does not say."""
 
+    @property
+    def reads_body(self) -> bool:
+        """True if the quantity is somewhere in the answer's body."""
+        return parse_source(self.source).origin in (Origin.BODY, Origin.USAGE)
+
 
 def _meter_kind(value: Any) -> str:
     return "measured" if isinstance(value, str | dict | MeterSpec) else "fixed"

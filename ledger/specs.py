@@ -321,6 +321,8 @@ class RouteSpec(Spec):
     """A limit for the whole route, over all customers."""
     meters: Annotated[dict[MeterName, Meter], Field(max_length=32)] = Field(default_factory=one_request)
     """What each forwarded request counts: a fixed quantity, or where it is read."""
+    include_usage: bool = False
+    """Ask OpenAI-style completions for the usage of streams, for clients that do not; they do not see that it was asked."""
     on_upstream_failure: UpstreamFailure = UpstreamFailure.CHARGE
     read_timeout_ms: int = Field(default=60_000, ge=1, le=3_600_000)
     """Longest silence of the upstream before a 504."""
@@ -353,6 +355,14 @@ class RouteSpec(Spec):
             if name in MEASURES and (isinstance(meter, int) or meter.source != name):
                 raise ValueError(f"{name} is what the gateway measures under that name; call this meter otherwise")
         return meters
+
+    @field_validator("include_usage")
+    @classmethod
+    def _usage_is_for_a_meter(cls, include_usage: bool, info: ValidationInfo) -> bool:
+        meters = info.data.get("meters", {}).values()
+        if include_usage and not any(isinstance(m, MeterSpec) and m.reads_body for m in meters):
+            raise ValueError("include_usage is for a route with a meter that reads it, such as tokens: usage:total")
+        return include_usage
 
     @property
     def pattern(self) -> str:

@@ -43,6 +43,7 @@ class Metering:
     measured: tuple[Measured, ...]
     wanted: Wanted | None
     is_failure_free: bool
+    asks_for_usage: bool = False
 
     @property
     def estimates(self) -> dict[str, int]:
@@ -79,12 +80,12 @@ def metering_of(spec: RouteSpec, limited: Iterable[str]) -> Metering | None:
         if name not in IN_EVERY_EVENT or name in named
     )
     is_failure_free = spec.on_upstream_failure is UpstreamFailure.FREE
-    if not measured and not is_failure_free:
+    if not measured and not is_failure_free and not spec.include_usage:
         return None
     pointers = tuple(dict.fromkeys(m.source.pointer for m in measured if m.source.origin is Origin.BODY))
     looks_for_usage = any(m.source.origin is Origin.USAGE for m in measured)
     wanted = Wanted(pointers, usage=looks_for_usage) if pointers or looks_for_usage else None
-    return Metering(measured, wanted, is_failure_free)
+    return Metering(measured, wanted, is_failure_free, spec.include_usage)
 
 
 def measured(metering: Metering, ex: Exchange, reader: AnswerReader | None, now_ns: int, *, is_whole: bool) -> Actual:

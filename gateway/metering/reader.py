@@ -20,6 +20,7 @@ from gateway.metering.findings import Findings, Wanted
 from gateway.metering.skim import Skimmer
 
 if TYPE_CHECKING:
+    from gateway.exchange import Exchange
     from gateway.http1.fields import Fields
 
 KEPT: Final = 262_144
@@ -102,16 +103,27 @@ class EventStreamBody:
                 _see(self._findings, data_of(event))
 
 
-class AnswerReader:
-    """One answer: its head, and its body as it passes. `findings` is good once `finish` was called."""
+class Editor(Protocol):
+    """Takes something out of a body that passes (gateway.metering.ask)."""
 
-    __slots__ = ("_body", "_decoder", "fields", "findings", "has_body", "status")
+    def feed(self, data: bytes) -> bytes: ...
+    def finish(self) -> bytes: ...
+
+
+class AnswerReader:
+    """One answer: its head, and its body as it passes. `findings` is good once `finish` was called.
+
+    `editor` is what changes the body before it passes; what is read is what was sent.
+    """
+
+    __slots__ = ("_body", "_decoder", "editor", "fields", "findings", "has_body", "status")
 
     def __init__(self, wanted: Wanted | None, status: int, fields: Fields, *, has_body: bool) -> None:
         self.status = status
         self.fields = fields
         self.has_body = has_body
         self.findings: Findings | None = None
+        self.editor: Editor | None = None
         self._body: _Body | None = None
         self._decoder: Decoder | None = None
         if wanted is not None and has_body:
@@ -138,6 +150,21 @@ class AnswerReader:
     def events(self) -> int:
         """How many events with data have passed so far."""
         return 0 if self._body is None else self._body.events
+
+    def pass_on(self, ex: Exchange, data: bytes) -> None:
+        """A piece of the body: first it goes to the client, then it is read."""
+        passing = data if self.editor is None else self.editor.feed(data)
+        if passing:
+            ex.bytes_out += len(passing)
+            ex.client.write_body(passing)
+        self.feed(data)
+
+    def pass_rest(self, ex: Exchange) -> None:
+        """The body is whole: pass on what was held back of it."""
+        rest = b"" if self.editor is None else self.editor.finish()
+        if rest:
+            ex.bytes_out += len(rest)
+            ex.client.write_body(rest)
 
     def feed(self, data: bytes) -> None:
         """A piece of the body, as it was sent."""

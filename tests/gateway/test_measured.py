@@ -397,3 +397,165 @@ async def test_who_is_counted(stage: MakeStage, books: Books) -> None:
     await ask(await s.client(), prompt(s.key))
     assert (await the_event(s, books))["customer"] == customer_id_for(PROJECT, "live", "ada")
     await until(lambda: not s.inside.gateway.limiter.unsettled)
+
+
+# -- usage that is asked for
+
+ASKING = {"meters": {"requests": 1, "tokens": TOKENS}, "include_usage": True}
+
+
+@pytest.mark.parametrize("options", [None, {"include_usage": False}, {}], ids=["absent", "declined", "empty"])
+async def test_usage_is_asked_for_and_hidden(stage: MakeStage, books: Books, options: Any) -> None:
+    model = Model()
+    s = await stage(model, route=ASKING)
+    document = {"model": "m", "stream": True} | ({} if options is None else {"stream_options": options})
+    body = orjson.dumps(document)
+    lines = ("Content-Type: application/json", "Accept-Encoding: gzip, br", "Digest: sha-256=abc", "X-Kept: 1")
+    client = await s.client()
+    answer = await ask(client, request(PATHS["chat"], s.key, *lines, method="POST", body=body))
+    assert model.asked == [document | {"stream_options": {"include_usage": True}}]
+    head = model.heads[0].lower()
+    assert b"accept-encoding: identity" in head
+    assert b"x-kept: 1" in head
+    assert head.count(b"accept-encoding") == head.count(b"content-length") == 1
+    assert b"digest" not in head
+    *chunks, _, done = chat_chunks(include_usage=True)
+    assert answer.body == b"".join((*chunks, done))
+    event = await the_event(s, books)
+    assert event["meters"] == {
+        "requests": 1, "tokens": 46, "bytes_in": len(body), "bytes_out": len(answer.body),
+    }  # fmt: skip
+    assert (await ask(client, prompt(s.key))).status == 200  # the next request is as it was
+    assert "stream_options" not in model.asked[1]
+
+
+async def test_who_asks_for_usage_gets_it(stage: MakeStage, books: Books) -> None:
+    model = Model()
+    s = await stage(model, route=ASKING)
+    answer = await ask(await s.client(), prompt(s.key, stream=True))
+    assert answer.body == b"".join(chat_chunks(include_usage=True))
+    assert (await the_event(s, books))["meters"]["tokens"] == 46
+
+
+@pytest.mark.parametrize("path", ["responses", "messages"])
+async def test_other_requests_are_not_touched(stage: MakeStage, books: Books, path: str) -> None:
+    model = Model()
+    s = await stage(model, route=ASKING)
+    answer = await ask(await s.client(), prompt(s.key, PATHS[path], stream=True))
+    assert model.asked == [{"model": "m", "stream": True}]
+    assert answer.body == model.sent[0]
+    assert (await the_event(s, books))["meters"]["tokens"] == 46
+
+
+async def test_a_chunked_request_in_pieces(stage: MakeStage, books: Books) -> None:
+    model = Model()
+    s = await stage(model, route=ASKING)
+    client = await s.client()
+    lines = ("Content-Type: application/json", "Transfer-Encoding: chunked", "Expect: 100-continue")
+    await client.send(request(PATHS["chat"], s.key, *lines, method="POST"))
+    assert (await client.read_until(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
+    for piece in (b'{"model":"m",', b'"stream"', b":true}"):
+        await client.send(b"%x\r\n%b\r\n" % (len(piece), piece))
+        await asyncio.sleep(0.005)
+    await client.send(b"0\r\n\r\n")
+    answer = await read_answer(client)
+    assert model.asked == [{"stream_options": {"include_usage": True}, "model": "m", "stream": True}]
+    assert b'usage":{' not in answer.body
+    assert (await the_event(s, books))["meters"]["tokens"] == 46
+
+
+async def test_a_request_that_is_large_enough_to_wait(stage: MakeStage, books: Books) -> None:
+    model = Model()
+    s = await stage(model, route=ASKING)
+    body = orjson.dumps({"stream": True, "image": "x" * 1_000_000})
+    answer = await ask(await s.client(), request(PATHS["chat"], s.key, method="POST", body=body))
+    assert model.asked[0]["stream_options"] == {"include_usage": True}
+    assert len(model.asked[0]["image"]) == 1_000_000
+    assert b"total_tokens" not in answer.body
+    assert (await the_event(s, books))["meters"]["bytes_in"] == len(body)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_request_that_is_too_large_goes_on_as_it_comes(stage: MakeStage, books: Books, chunked: bool) -> None:
+    model = Model()
+    s = await stage(model, route=ASKING)
+    body = orjson.dumps({"stream": True, "image": "x" * 5_000_000})
+    client = await s.client()
+    if chunked:
+        head = request(PATHS["chat"], s.key, "Transfer-Encoding: chunked", method="POST")
+        pieces = [body[at : at + 65_536] for at in range(0, len(body), 65_536)]
+        await client.send(head + b"".join(b"%x\r\n%b\r\n" % (len(p), p) for p in pieces) + b"0\r\n\r\n")
+    else:
+        await client.send(request(PATHS["chat"], s.key, method="POST", body=body))
+    answer = await read_answer(client)
+    assert answer.body == b"".join(chat_chunks(include_usage=False))
+    assert model.asked == [orjson.loads(body)]
+    event = await the_event(s, books)
+    assert event["notes"] == {"estimated": ["tokens"]}
+    assert event["meters"]["bytes_in"] == len(body)
+
+
+async def test_a_stream_with_a_length_loses_it_with_its_usage(stage: MakeStage, books: Books) -> None:
+    *chunks, usage, done = chat_chunks(include_usage=True)
+    body = b"".join((*chunks, usage, done))
+    answer = ok(body, b"Content-Type: text/event-stream", b'ETag: "1"', b"Content-MD5: x", b"X-Kept: 1")
+    s = await stage(answering(answer), route=ASKING)
+    client = await s.client()
+    body = b'{"stream":true}'
+    for _ in range(2):
+        answer_ = await ask(client, request(PATHS["chat"], s.key, method="POST", body=body))
+        assert answer_.body == b"".join((*chunks, done))
+        assert {"etag", "content-md5", "content-length"}.isdisjoint(answer_.headers)
+        assert (answer_.headers["x-kept"], answer_.headers["transfer-encoding"]) == ("1", "chunked")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_an_answer_that_cannot_be_changed_passes_whole(stage: MakeStage, books: Books, stream: bool) -> None:
+    model = Model(coding="gzip" if stream else "")  # although it was told not to
+    s = await stage(model, route=ASKING)
+    body = orjson.dumps({"stream": stream, "n": 1})
+    answer = await ask(await s.client(), request(PATHS["chat"], s.key, method="POST", body=body))
+    assert answer.body == model.sent[0]
+    assert (await the_event(s, books))["meters"]["tokens"] == 46
+
+
+async def test_hidden_events_pass_without_delay(stage: MakeStage) -> None:
+    model = Model(hold_after=2)
+    s = await stage(model, route=ASKING)
+    client = await s.client()
+    await client.send(request(PATHS["chat"], s.key, method="POST", body=b'{"stream":true}'))
+    await client.read_until(chat_chunks(include_usage=True)[1] + b"\r\n")
+    model.go_on.set()
+    assert b"total_tokens" not in await client.read_until(b"0\r\n\r\n")
+
+
+async def test_a_client_that_leaves_while_it_uploads_pays_nothing(stage: MakeStage, books: Books) -> None:
+    model = Model()
+    s = await stage(model, route=ASKING)
+    client = await s.client()
+    head = request(PATHS["chat"], s.key, "Content-Length: 100", method="POST")
+    await client.send(head + b'{"stream"')
+    await until(books.reservations)
+    drop(client)
+    event = await the_event(s, books)
+    assert (event["outcome"], event["meters"]) == ("client_gone", {"requests": 0})
+    assert model.asked == []
+
+
+@pytest.mark.parametrize(
+    ("route", "settings", "status"),
+    [
+        ({"total_timeout_ms": 50}, {}, 504),
+        ({}, {"body_timeout_ms": 50}, 408),
+        ({"max_body_bytes": 20}, {}, 413),
+    ],
+)
+async def test_an_upload_that_does_not_end_well(
+    stage: MakeStage, books: Books, route: dict[str, Any], settings: dict[str, Any], status: int
+) -> None:
+    s = await stage(Model(), route=ASKING | route, **settings)
+    client = await s.client()
+    head = request(PATHS["chat"], s.key, "Transfer-Encoding: chunked", method="POST")
+    await client.send(head + b"1e\r\n" + b"x" * 30 + b"\r\n")
+    assert (await read_answer(client)).status == status
+    assert (await the_event(s, books))["meters"] == {"requests": 0}

@@ -74,6 +74,7 @@ GOOD: list[tuple[type[BaseModel], str, list[Any]]] = [
         [{"a": {"source": "header:X-A", "estimate": 9}}, {"bytes_out": "bytes_out"}, {"b": "bytes_in"}],
     ),
     (RouteSpec, "on_upstream_failure", ["charge", "free"]),
+    (RouteSpec, "include_usage", [False]),
     (RouteSpec, "retries", [0, 5]),
     (ProjectSpec, "name", ["x", "Ünïcode & Söhne", "x" * 200]),
 ]
@@ -161,6 +162,10 @@ BAD: list[tuple[type[BaseModel], str, list[Any]]] = [
     (RouteSpec, "retries", [-1, 6]),
     (RouteSpec, "read_timeout_ms", [0, 3_600_001]),
     (RouteSpec, "on_store_failure", ["fail"]),
+    (RouteSpec, "on_upstream_failure", ["refund", None]),
+    (RouteSpec, "include_usage", [True, "x"]),  # there is no meter that would read it
+    (RouteSpec, "meters", [{"a": "usage"}, {"a": {"source": "$.a", "estimate": 0}}, {"a": {"estimate": 1}}, {"a": []}]),
+    (RouteSpec, "meters", [{"bytes_out": 1}, {"duration_ms": "bytes_in"}, {f"m{n}": 1 for n in range(33)}]),
     (ProjectSpec, "name", ["", "a\nb", "x" * 201]),
     (ProjectSpec, "kind", ["zoo"]),
     (Declaration, "version", [0, 2, "1"]),
