@@ -147,7 +147,7 @@ class _Parent(Collector):
         """It has ended: what it counted stays counted."""
         del self._workers[worker]
         if worker.latest is not None:
-            self._buried = merge((self._buried, {**worker.latest, "gauges": {}}))
+            self._buried = merge((self._buried, {**worker.latest, "gauges": {}, "targets": {}}))
 
     async def _serve_metrics(self) -> web.AppRunner:
         registry = CollectorRegistry()

@@ -92,8 +92,10 @@ class Metrics:
     def __init__(self) -> None:
         self.routes: dict[str, RouteMetrics] = {}
         self.admissions = [0] * len(Admission)
-        self.counts = {"connections_total": 0, "preflights_total": 0}
+        self.counts = {"connections_total": 0, "preflights_total": 0, "retries_total": 0, "retries_refused_total": 0}
         self.gauges: dict[str, float] = {}
+        self.targets: dict[str, list[int]] = {}
+        """Of each watched upstream: how many targets are up, ejected, down."""
 
     def of_route(self, route: Any) -> RouteMetrics:
         """The counters of a route; they outlive its reloads, as they go by its name."""
@@ -117,6 +119,7 @@ class Metrics:
             "admissions": self.admissions,
             "counts": self.counts,
             "gauges": self.gauges,
+            "targets": self.targets,
         }
 
 
@@ -169,6 +172,13 @@ def families(total: dict[str, Any], workers: int) -> list[Metric]:
         found.append(
             CounterMetricFamily(f"tollgate_{name.removesuffix('_total')}", name.replace("_", " "), value=value)
         )
+    targets = GaugeMetricFamily(
+        "tollgate_upstream_targets", "Targets by state, over all workers", labels=["upstream", "state"]
+    )
+    for name, states in total.get("targets", {}).items():
+        for state, count in zip(("up", "ejected", "down"), states, strict=True):
+            targets.add_metric([name, state], count)
+    found.append(targets)
     for name, value in total.get("gauges", {}).items():
         found.append(GaugeMetricFamily(f"tollgate_{name}", name.replace("_", " "), value=value))
     found.append(GaugeMetricFamily("tollgate_gateway_workers", "Gateway worker processes alive", value=workers))

@@ -34,6 +34,7 @@ from gateway.metering.frames import MessageCounter
 from gateway.metering.metering import Metering, as_json, measured
 from gateway.metering.reader import AnswerReader
 from gateway.metrics import Admission
+from gateway.proxy.budget import Budget
 from gateway.proxy.collector import collect
 from gateway.proxy.headers import without
 from gateway.proxy.paths import forwarded_path
@@ -101,7 +102,7 @@ async def serve(gw: Gateway, ex: Exchange) -> None:
             connection.send(ex, upstream_head(caller, pool, ex.id))
             response = await suspend()
         except UpstreamBroken as broken:
-            response = await try_again(ex, caller, broken)
+            response = await try_again(gw, ex, caller, pool, broken)
         ex.status = response.status
         lead = response.lead if caller.shape is None else caller.shape.lead(response)
         framing = response.framing
@@ -126,7 +127,9 @@ async def serve(gw: Gateway, ex: Exchange) -> None:
             client.abort()
         else:
             limits += caller.own_lines
-            answer(ex, broken.problem, limits + (RETRY_SOON if broken.problem.status == 503 else b""))
+            if broken.problem.status == 503:
+                limits += b"Retry-After: %d\r\n" % broken.retry_after_s
+            answer(ex, broken.problem, limits)
     except BodyTooLarge:
         outcome, is_charged = Outcome.UPSTREAM_FAILED, ex.sent_ns > 0
         drop_upstream(ex)
@@ -307,9 +310,9 @@ async def connect(ex: Exchange, pool: Pool) -> UpstreamConnection:
     return connection
 
 
-async def try_again(ex: Exchange, caller: Caller, broken: UpstreamBroken) -> Response:
+async def try_again(gw: Gateway, ex: Exchange, caller: Caller, pool: Pool, broken: UpstreamBroken) -> Response:
     """Send a request once more, or several times, where no upstream can have acted on it; else raise `broken`."""
-    route = caller.route
+    route, counts = caller.route, gw.metrics.counts
     for _ in range(route.spec.retries):
         if not may_retry(
             was_connected=broken.was_connected,
@@ -318,8 +321,14 @@ async def try_again(ex: Exchange, caller: Caller, broken: UpstreamBroken) -> Res
             has_body=ex.bytes_in > 0 or not ex.body_done,
         ):
             break
+        if route.budget is None:
+            route.budget = Budget(route.spec.retry_budget)
+        if not route.budget.take(sum(gw.metrics.of_route(route).classes), gw.clock.now):
+            counts["retries_refused_total"] += 1
+            break
+        counts["retries_total"] += 1
         ex.upstream = None
-        pool = route.pools.next()
+        pool = route.pools.next(pool)
         try:
             connection = pool.idle() or await connect(ex, pool)
             connection.send(ex, upstream_head(caller, pool, ex.id))

@@ -72,7 +72,7 @@ async def relay(gw: Gateway, ex: Exchange, route: Route) -> None:
             connection.send(ex, upstream_head(caller, pool, ex.id))
             response = await suspend()
         except UpstreamBroken as broken:
-            response = await try_again(ex, caller, broken)
+            response = await try_again(gw, ex, caller, pool, broken)
         ex.status = response.status
         client.start_response(ex, response.lead, b"", response.framing)
         await suspend()

@@ -184,6 +184,7 @@ class Worker:
         while True:
             await asyncio.sleep(TICK)
             gateway.clock.tick()
+            gateway.pools.check(gateway.snapshot.table.by_id)
             beats += 1
             if beats % 2 == 0:
                 now = gateway.clock.now - TICK  # deadlines were set by a clock up to a tick old: never fire early
@@ -276,6 +277,11 @@ def _snapshot_of(door: Door, redis: RedisPipe) -> dict[str, Any]:
     metrics.counts["spool_written_total"] = spool.appended if spool is not None else 0
     metrics.counts["spool_replayed_total"] = spool.confirmed if spool is not None else 0
     metrics.counts["spool_torn_total"] = spool.torn if spool is not None else 0
+    tally = gateway.pools.tally
+    metrics.counts["ejections_total"] = tally.ejections
+    metrics.counts["circuit_refusals_total"] = tally.refusals
+    metrics.counts["checks_failed_total"] = tally.checks_failed
+    metrics.targets = gateway.pools.states()
     metrics.gauges = {
         "spool_bytes": spool.bytes if spool is not None else 0,
         "spool_entries": spool.entries if spool is not None else 0,

@@ -140,6 +140,9 @@ UPSTREAM_UNREACHABLE: Final = Problem("upstream_unreachable", 502, "Bad gateway"
 UPSTREAM_FAILED: Final = Problem("upstream_failed", 502, "Bad gateway", "The upstream broke off its answer.")
 UPSTREAM_INVALID: Final = Problem("upstream_invalid", 502, "Bad gateway", "The upstream's answer is not valid HTTP.")
 UPSTREAM_TIMEOUT: Final = Problem("upstream_timeout", 504, "Gateway timeout", "The upstream did not answer in time.")
+CIRCUIT_OPEN: Final = Problem(
+    "circuit_open", 503, "Service unavailable", "The upstream has failed repeatedly; it is tried again soon."
+)
 UPSTREAM_BUSY: Final = Problem(
     "upstream_busy", 503, "Service unavailable", "All connections to the upstream are in use."
 )

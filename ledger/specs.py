@@ -27,6 +27,7 @@ from pydantic import (
 from ledger.cors import CorsSpec
 from ledger.credentials import CredentialSpec, credential_mapping
 from ledger.header_rules import HeaderRules, RequestHeaderRules
+from ledger.health import ActiveHealthSpec, PassiveHealthSpec, RetryBudgetSpec
 from ledger.keys import KeyKind, Mode
 from ledger.meters import MEASURES, Meter, MeterSpec, UpstreamFailure, one_request
 from ledger.references import refuse, twice, unknown
@@ -284,6 +285,11 @@ class UpstreamSpec(Spec):
     keepalive_ms: int = Field(default=4_000, ge=0, le=600_000)
     """How long an idle connection is kept. Below the upstream's own limit, or requests meet a closing connection."""
     max_connections: int = Field(default=1_000, ge=1, le=100_000)
+    balance: Literal["weighted", "least_outstanding"] = "weighted"
+    """Targets take turns by weight, or the one with the fewest requests under way for its weight is next."""
+    passive_health: PassiveHealthSpec | None = None
+    """Without it: of one target, none; of several, the default, and all are tried where none is left."""
+    active_health: ActiveHealthSpec | None = None
     credential: Annotated[CredentialSpec, BeforeValidator(credential_mapping)] | None = None
     """How the gateway makes itself known to the upstream, whoever the client is."""
 
@@ -329,6 +335,7 @@ class RouteSpec(Spec):
     total_timeout_ms: int | None = Field(default=None, ge=1, le=86_400_000)
     retries: int = Field(default=1, ge=0, le=5)
     """Further tries where the request cannot have reached an upstream."""
+    retry_budget: RetryBudgetSpec = RetryBudgetSpec()
     max_body_bytes: int | None = Field(default=None, ge=0, le=2**53)
     credential: Annotated[CredentialSpec, BeforeValidator(credential_mapping)] | None = None
     """What goes with each request of this route, in place of the upstream's own credential."""

@@ -10,28 +10,37 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Callable
-from math import gcd
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
+from gateway.proxy.balance import Balancer, CarefulBalancer
+from gateway.proxy.checks import Checks
+from gateway.proxy.health import Health, State, Tally
 from gateway.proxy.upstream import UpstreamBroken, UpstreamConnection
 from ledger import problems
+from ledger.health import PassiveHealthSpec
 
 if TYPE_CHECKING:
     from gateway.clock import Clock
+    from gateway.store.nouns import Route
     from ledger.specs import UpstreamSpec
 
 _QUEUE_FACTOR: Final = 10
 
 
 class Pool:
-    """One origin. `base_path` has no slash at its end; `host_line` is the Host field for it."""
+    """One origin. `base_path` has no slash at its end, `host_line` is the Host field for it.
 
-    def __init__(self, url: str, spec: UpstreamSpec, clock: Clock) -> None:
+    `health` is None where nobody watches it.
+    """
+
+    def __init__(self, url: str, spec: UpstreamSpec, clock: Clock, health: Health | None = None) -> None:
         parts = urlsplit(url)
         self.url = url
+        self.spec = spec
+        self.health = health
         self._host = parts.hostname or ""
         self._is_tls = parts.scheme == "https"
         self._port = parts.port or (443 if self._is_tls else 80)
@@ -50,6 +59,11 @@ class Pool:
     @property
     def open_connections(self) -> int:
         return len(self._all) + len(self._opening)
+
+    @property
+    def outstanding(self) -> int:
+        """Requests under way, and those that wait for a connection."""
+        return self.open_connections - len(self._idle) + len(self._waiting)
 
     def idle(self) -> UpstreamConnection | None:
         """The idle connection used last, or None. No I/O."""
@@ -156,11 +170,22 @@ class Pool:
                     server_hostname=self._host if self._is_tls else None,
                 )
         except TimeoutError:
+            self._failed()
             raise UpstreamBroken(problems.UPSTREAM_TIMEOUT, "no connection in time", was_connected=False) from None
         except (OSError, ssl.SSLError) as error:
+            self._failed()
             raise UpstreamBroken(problems.UPSTREAM_UNREACHABLE, str(error), was_connected=False) from error
         self._all.add(connection)
         return connection
+
+    async def connect_plainly(self, limit: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection of its own, outside the pool; lines of at most `limit` bytes can be read from it."""
+        name = self._host if self._is_tls else None
+        return await asyncio.open_connection(self._host, self._port, ssl=self._ssl, server_hostname=name, limit=limit)
+
+    def _failed(self) -> None:
+        if self.health is not None:
+            self.health.failed(self.clock.now)
 
     def _abandoned(self, opening: asyncio.Future[UpstreamConnection]) -> None:
         if not opening.cancelled() and opening.exception() is None and opening.result().is_usable():
@@ -175,56 +200,66 @@ def _give_up(waiting: asyncio.Future[UpstreamConnection]) -> None:
 class Pools:
     """All pools of a gateway, by origin and settings: they survive a reload of the routes that use them.
 
-    A pool lives as long as a route or an open connection refers to it.
+    A pool lives as long as a route or an open connection refers to it. `tally` counts what happened to their targets.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._pools: WeakValueDictionary[tuple[str, UpstreamSpec], Pool] = WeakValueDictionary()
+        self._checks = Checks()
+        self._checked_for: object = None
+        self.tally = Tally()
 
     def of(self, spec: UpstreamSpec) -> Balancer:
         """A balancer over the pools of an upstream."""
-        members = []
-        for target in spec.targets:
-            key = (target.url, spec)
-            pool = self._pools.get(key)
-            if pool is None:
-                self._pools[key] = pool = Pool(target.url, spec, self._clock)
-            members.append((pool, target.weight))
-        return Balancer(members)
+        members = [(self._pool(target.url, spec), target.weight) for target in spec.targets]
+        by_load = spec.balance == "least_outstanding"
+        if not by_load and all(pool.health is None for pool, _ in members):
+            return Balancer(members)
+        passive = _passive_of(spec)
+        refuses = passive is None or passive.when_none_is_left == "refuse"
+        return CarefulBalancer(members, self._clock, self.tally, by_load=by_load, refuses=refuses)
+
+    def _pool(self, url: str, spec: UpstreamSpec) -> Pool:
+        pool = self._pools.get((url, spec))
+        if pool is None:
+            passive, active = _passive_of(spec), spec.active_health
+            health = None if passive is None and active is None else Health(url, passive, active, self.tally)
+            self._pools[url, spec] = pool = Pool(url, spec, self._clock, health)
+        return pool
+
+    def check(self, routes: Mapping[str, Route]) -> None:
+        """Begin the active checks that are due; `routes` are all there are, as one object until they change."""
+        if routes is not self._checked_for:
+            self._checked_for = routes
+            for route in routes.values():
+                if route.upstream.active_health is not None and route.pools is None:
+                    route.pools = self.of(route.upstream)
+        self._checks.tick([p for p in self._pools.values() if p.spec.active_health is not None], self._clock.now)
+
+    def states(self) -> dict[str, list[int]]:
+        """How many targets of each upstream that is watched are up, ejected and down."""
+        found: dict[str, list[int]] = {}
+        for pool in self._pools.values():
+            if pool.health is not None:
+                found.setdefault(pool.spec.name, [0] * len(State))[pool.health.state] += 1
+        return found
 
     def sweep(self) -> None:
         for pool in tuple(self._pools.values()):
             pool.sweep()
 
     def close(self) -> None:
+        self._checks.close()
         for pool in tuple(self._pools.values()):
             pool.close()
 
 
-class Balancer:
-    """Weighted round robin over the origins of an upstream."""
-
-    __slots__ = ("_order", "_turn")
-
-    def __init__(self, members: list[tuple[Pool, int]]) -> None:
-        self._order = _interleave(members)
-        self._turn = 0
-
-    def next(self) -> Pool:
-        order = self._order
-        if len(order) == 1:
-            return order[0]
-        self._turn = turn = (self._turn + 1) % len(order)
-        return order[turn]
+def _passive_of(spec: UpstreamSpec) -> PassiveHealthSpec | None:
+    """What is declared; of several targets, something that costs nobody an answer."""
+    if spec.passive_health is None and len(spec.targets) > 1:
+        return _OF_SEVERAL
+    return spec.passive_health
 
 
-def _interleave(members: list[tuple[Pool, int]]) -> list[Pool]:
-    """Each pool as often as its weight says, at equal distances, and no two begin at the same place."""
-    divisor = gcd(*(weight for _, weight in members))
-    shares = [weight // divisor for _, weight in members]
-    count = len(members)
-    turns = [
-        ((turn + (index + 0.5) / count) / share, index) for index, share in enumerate(shares) for turn in range(share)
-    ]
-    return [members[index][0] for _, index in sorted(turns)]
+_OF_SEVERAL: Final = PassiveHealthSpec(when_none_is_left="try_all")

@@ -50,13 +50,19 @@ _IDLE, _HEAD, _BODY, _CLOSED = range(4)
 
 
 class UpstreamBroken(Exception):
-    """The upstream could not be reached, broke off or sent what is not HTTP."""
+    """The upstream could not be reached, broke off or sent what is not HTTP.
 
-    def __init__(self, problem: Problem, detail: str, *, was_connected: bool, was_reused: bool = False) -> None:
+    `retry_after_s` is when trying again may help, for a 503.
+    """
+
+    def __init__(
+        self, problem: Problem, detail: str, *, was_connected: bool, was_reused: bool = False, retry_after_s: int = 1
+    ) -> None:
         super().__init__(detail)
         self.problem = problem
         self.was_connected = was_connected
         self.was_reused = was_reused
+        self.retry_after_s = retry_after_s
 
 
 class Response:
@@ -82,6 +88,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_clock",
         "_decoder",
         "_ex",
+        "_health",
         "_interims",
         "_last_head",
         "_last_response",
@@ -101,6 +108,7 @@ class UpstreamConnection(asyncio.Protocol):
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._clock = pool.clock
+        self._health = pool.health
         self._transport: asyncio.Transport | None = None
         self._ex: Exchange | None = None
         self._state = _IDLE
@@ -200,11 +208,15 @@ class UpstreamConnection(asyncio.Protocol):
         framing = self._response.framing if state == _BODY and self._response is not None else NONE
         if framing == TUNNEL or (framing == UNTIL_CLOSE and exc is None):
             self.served += 1
+            if self._health is not None and self._response is not None:
+                self._health.completed(self._response.status)
             ex.upstream = None
             ex.resume(END)
             return
         # One that had answered before and now not with a byte was closed while nobody used it.
         is_stale = state == _HEAD and self.served > 0 and not self._buffer and not self._interims
+        if self._health is not None and not is_stale:
+            self._health.failed(self._clock.now)
         detail = "connection closed before the answer was complete"
         ex.throw(UpstreamBroken(problems.UPSTREAM_FAILED, detail, was_connected=True, was_reused=is_stale))
 
@@ -260,6 +272,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _answer(self, ex: Exchange, response: Response, rest: bytes) -> None:
         """Hand over a head and what came of the body with it."""
+        if self._health is not None:
+            self._health.answered(response.status, self._clock.now)
         if response.method != self._method:
             response.method = self._method
             response.framing = body_framing(self._method, response.status, response.fields)
@@ -326,6 +340,8 @@ class UpstreamConnection(asyncio.Protocol):
         if self._ex is not ex:
             return  # the client went away while it was given the last piece
         response = self._response
+        if self._health is not None and response is not None:
+            self._health.completed(response.status)
         self._ex = self._response = None
         ex.upstream = None  # from here on this connection may serve somebody else
         self.served += 1
@@ -343,6 +359,8 @@ class UpstreamConnection(asyncio.Protocol):
     def _fail(self, problem: Problem, detail: str) -> None:
         ex = self._ex
         self.abort()
+        if self._health is not None:
+            self._health.failed(self._clock.now)
         if ex is not None:
             ex.throw(UpstreamBroken(problem, detail, was_connected=True))
 

@@ -101,5 +101,7 @@ class Route:
     """The upstream's connection pools, put here by the proxy at first use."""
     shape: Any = None
     """What is done to its answers, put here by the pipeline at first use; None where nothing is."""
+    budget: Any = None
+    """How many retries it may make, put here by the pipeline at the first."""
     metrics: Any = None
     """This route's counters, put here by the pipeline at first use."""

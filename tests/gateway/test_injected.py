@@ -86,7 +86,7 @@ async def test_a_client_cannot_name_it_away(stage: MakeStage) -> None:
     assert b"theirs" not in s.upstream.received[0]
 
 
-@pytest.mark.parametrize("keys", [None, new_key()])
+@pytest.mark.parametrize("keys", [None, new_key()], ids=["none", "another"])
 async def test_without_its_key_nothing_is_forwarded(stage: MakeStage, keys: Any) -> None:
     s = await stage(HELLO, route={"credential": {"query": "k", "value": "v"}, "auth": "none"}, encryption_keys=keys)
     answer = await ask(await s.client(), request(key=s.key))

@@ -76,6 +76,21 @@ def test_times_fall_into_the_bucket_whose_bound_they_do_not_exceed() -> None:
     assert abs(found["tollgate_upstream_seconds_sum", (("route", "a"),)] - 10.000102) < 1e-9
 
 
+def test_the_targets_of_watched_upstreams_are_added_up_over_workers() -> None:
+    parts = []
+    for states in ({"api": [2, 0, 0]}, {"api": [1, 0, 1], "other": [0, 1, 0]}):
+        metrics = Metrics()
+        metrics.targets = states
+        parts.append(metrics.snapshot())
+    found = exposed(merge(parts))
+    shown = {labels: count for (name, labels), count in found.items() if name == "tollgate_upstream_targets" and count}
+    assert shown == {
+        (("state", "up"), ("upstream", "api")): 3,
+        (("state", "down"), ("upstream", "api")): 1,
+        (("state", "ejected"), ("upstream", "other")): 1,
+    }
+
+
 def test_nothing_counted_yet_is_valid_too() -> None:
     found = exposed(merge(()), workers=0)
     assert found["tollgate_gateway_workers", ()] == 0

@@ -108,6 +108,7 @@ class InProcessGateway:
             for connection in tuple(self.door.connections):
                 connection.sweep(self.gateway.clock.now)
             self.gateway.pools.sweep()
+            self.gateway.pools.check(self.gateway.snapshot.table.by_id)
 
     async def ready(self) -> None:
         """Wait until it has Redis and the snapshot."""

@@ -9,6 +9,7 @@ from gateway.clock import Clock
 from gateway.exchange import Exchange, suspend
 from gateway.http1.fields import parse_fields
 from gateway.http1.request import parse_request_line
+from gateway.proxy.health import Health
 from gateway.proxy.upstream import Response, UpstreamBroken, UpstreamConnection
 from ledger.problems import Problem
 
@@ -48,6 +49,7 @@ class Pool:
 
     def __init__(self) -> None:
         self.clock = Clock()
+        self.health: Health | None = None
         self.released: list[UpstreamConnection] = []
         self.lost_ones: list[UpstreamConnection] = []
 

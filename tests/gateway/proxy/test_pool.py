@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from gateway.clock import Clock
-from gateway.proxy.pool import Balancer, Pool, Pools
+from gateway.proxy.balance import Balancer
+from gateway.proxy.pool import Pool, Pools
 from gateway.proxy.upstream import UpstreamBroken, UpstreamConnection
 from ledger import problems
 from ledger.specs import UpstreamSpec

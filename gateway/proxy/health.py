@@ -1,0 +1,144 @@
+"""Whether a target is well, by what comes of requests and of checks. Pure: who asks brings the time.
+
+    up ──failures in a row──▶ ejected ──its time is over──▶ one request tries it ──▶ up, or ejected for twice as long
+    up ──bad checks in a row──▶ down ──good checks in a row──▶ up
+
+An ejected target is an open circuit. A trial whose end is never heard of (the client left) is followed by another one a
+second later. Everything is per gateway process.
+"""
+
+from __future__ import annotations
+
+import logging
+from enum import IntEnum
+from math import ceil
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from ledger.health import ActiveHealthSpec, PassiveHealthSpec
+
+_log = logging.getLogger("gateway.upstreams")
+_TRIAL_S: Final = 1.0
+_MOST_DOUBLINGS: Final = 20
+
+
+class State(IntEnum):
+    """What a target is, for metrics."""
+
+    UP = 0
+    EJECTED = 1
+    DOWN = 2
+
+
+class Tally:
+    """What happened to all targets of a process, as plain counters."""
+
+    __slots__ = ("checks_failed", "ejections", "refusals")
+
+    def __init__(self) -> None:
+        self.ejections = 0
+        self.checks_failed = 0
+        self.refusals = 0
+
+
+class Health:
+    """One target's. `shut_until` is 0 while it is not ejected, else the monotonic second of the next trial."""
+
+    __slots__ = (
+        "_active",
+        "_bad",
+        "_ejections",
+        "_failures",
+        "_good",
+        "_name",
+        "_passive",
+        "_tally",
+        "is_down",
+        "shut_until",
+    )
+
+    def __init__(
+        self, name: str, passive: PassiveHealthSpec | None, active: ActiveHealthSpec | None, tally: Tally
+    ) -> None:
+        self._name = name
+        self._passive = passive
+        self._active = active
+        self._tally = tally
+        self._failures = 0
+        self._ejections = 0
+        self._good = self._bad = 0
+        self.shut_until = 0.0
+        self.is_down = False
+
+    @property
+    def state(self) -> State:
+        return State.DOWN if self.is_down else State.EJECTED if self.shut_until else State.UP
+
+    def admits(self, now: float) -> bool:
+        """True if a request may be sent. Of an ejected target it is the trial: ask only in order to send one."""
+        if self.is_down:
+            return False
+        if self.shut_until:
+            if now < self.shut_until:
+                return False
+            self.shut_until = now + _TRIAL_S
+        return True
+
+    def wait_s(self, now: float) -> int:
+        """In how many whole seconds it may be up again."""
+        if self.is_down and self._active is not None:
+            return ceil(self._active.interval_ms / 1000)
+        return max(1, ceil(self.shut_until - now))
+
+    # -- what comes of requests
+
+    def answered(self, status: int, now: float) -> None:
+        """It has begun to answer: a trial has succeeded, unless the answer is a failure itself."""
+        if self._is_failure(status):
+            self.failed(now)
+        elif self.shut_until:
+            self.shut_until, self._failures = 0.0, 0
+            _log.info("target %s is back", self._name)
+
+    def completed(self, status: int) -> None:
+        """It has answered whole."""
+        if self._failures + self._ejections and not self.shut_until and not self._is_failure(status):
+            self._failures = self._ejections = 0
+
+    def failed(self, now: float) -> None:
+        """It could not be reached, broke off, or was too slow."""
+        passive = self._passive
+        if passive is None:
+            return
+        is_trial = self.shut_until > 0
+        if is_trial and self.shut_until - now > _TRIAL_S:
+            return  # sent before it was ejected
+        self._failures += 1
+        if is_trial or self._failures >= passive.failures:
+            longer = passive.eject_ms << min(self._ejections, _MOST_DOUBLINGS)
+            wait_s = min(longer, passive.max_eject_ms) / 1000
+            self._ejections += 1
+            self._tally.ejections += 1
+            self.shut_until = now + wait_s
+            _log.warning("target %s gets no requests for %.1f s: %d failures", self._name, wait_s, self._failures)
+
+    def _is_failure(self, status: int) -> bool:
+        return self._passive is not None and status in self._passive.statuses
+
+    # -- what comes of checks
+
+    def checked(self, *, is_good: bool) -> None:
+        """A check has ended."""
+        active = self._active
+        assert active is not None
+        if is_good:
+            self._good, self._bad = self._good + 1, 0
+            if self.is_down and self._good >= active.healthy:
+                self.is_down = False
+                _log.info("target %s is up: %d good checks", self._name, self._good)
+        else:
+            self._good, self._bad = 0, self._bad + 1
+            self._tally.checks_failed += 1
+            if not self.is_down and self._bad >= active.unhealthy:
+                self.is_down = True
+                _log.warning("target %s is down: %d bad checks", self._name, self._bad)
