@@ -11,7 +11,7 @@ from typing import Final
 
 MASK: Final = "***"
 
-_KEY = re.compile(r"\b((?:sk|pk|ck)_(?:live|test)_[0-9A-Za-z]{4})[0-9A-Za-z]+")
+_KEY = re.compile(r"\b((?:sk|pk|ck|rk)_(?:live|test)_[0-9A-Za-z]{4}|whsec_[0-9A-Za-z]{2})[0-9A-Za-z]+")
 _BEARER = re.compile(r"\b(bearer)([ :=]+)[^\s\"',;]{6,}", re.IGNORECASE)
 _BASIC = re.compile(r"\b(authorization[\"']?[ :=]+[\"']?basic +)[^\s\"',;]+", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"([a-z][a-z0-9+.-]*://[^\s/:@\"']*):[^\s/\"']+@", re.IGNORECASE)

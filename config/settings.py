@@ -199,6 +199,36 @@ class SandboxSettings(_Section):
     keep_days: int = Field(default=7, ge=1, le=3_650, description="how long results are kept")
 
 
+class StripeSettings(_Section):
+    """Stripe, as the platform's own account sees it."""
+
+    live_key: SecretStr | None = Field(
+        default=None, description="secret key sk_live_…; without it nothing live is sent"
+    )
+    test_key: SecretStr | None = Field(
+        default=None, description="secret key sk_test_…; without it nothing of mode test"
+    )
+    api_url: str | None = Field(
+        default=None, description="another Stripe than the real one, such as tollgate stripe-fake"
+    )
+    requests_per_second: int = Field(default=20, ge=1, le=1_000, description="most calls a second, of each worker")
+    concurrency: int = Field(default=8, ge=1, le=100, description="most calls at once, of each worker")
+    send_interval_ms: Milliseconds = Field(default=2_000, description="how often usage that is due is looked for")
+
+    @model_validator(mode="after")
+    def _keys_are_of_their_mode(self) -> Self:
+        for mode, key in (("live", self.live_key), ("test", self.test_key)):
+            if key is not None and not key.get_secret_value().startswith((f"sk_{mode}_", f"rk_{mode}_")):
+                raise ValueError(f"{mode}_key is not a Stripe key of mode {mode}")
+        return self
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """Mode → secret key, of the modes that have one."""
+        found = {"live": self.live_key, "test": self.test_key}
+        return {mode: key.get_secret_value() for mode, key in found.items() if key is not None}
+
+
 class Settings(_Section):
     """All of it."""
 
@@ -227,6 +257,7 @@ class Settings(_Section):
     mail: MailSettings = MailSettings()
     sandbox: SandboxSettings = SandboxSettings()
     worker: WorkerSettings = WorkerSettings()
+    stripe: StripeSettings = StripeSettings()
 
     @field_validator("encryption_keys")
     @classmethod

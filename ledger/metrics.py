@@ -37,3 +37,40 @@ class IngestMetrics:
         self.postgres_errors = Counter(
             "tollgate_postgres_errors_total", "Failed exchanges with PostgreSQL", registry=registry
         )
+
+
+class BillingMetrics:
+    """What billing counts, one per process. Labels are from fixed sets."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.sealed = Counter("tollgate_billing_sealed_total", "Billing slots sealed into entries", registry=registry)
+        self.sent = Counter(
+            "tollgate_billing_sent_total", "Billing entries that Stripe has, by how that is known", ["how"],
+            registry=registry,
+        )  # fmt: skip
+        self.failures = Counter(
+            "tollgate_billing_failures_total", "Tries to deliver a billing entry that failed, by reason", ["reason"],
+            registry=registry,
+        )  # fmt: skip
+        self.rejected = Counter(
+            "tollgate_billing_rejected_total", "Meter events that Stripe accepted and then reported as wrong",
+            registry=registry,
+        )  # fmt: skip
+        self.calls = Counter(
+            "tollgate_stripe_calls_total",
+            "Calls to Stripe, by kind and verdict",
+            ["call", "verdict"],
+            registry=registry,
+        )
+        self.due = Gauge("tollgate_billing_due_entries", "Billing entries not delivered yet", registry=registry)
+        self.dead = Gauge("tollgate_billing_dead_entries", "Billing entries that were put aside", registry=registry)
+        self.pending = Gauge("tollgate_billing_pending_slots", "Billing slots not sealed yet", registry=registry)
+        self.oldest = Gauge(
+            "tollgate_billing_lag_seconds",
+            "Age of the oldest usage that is sealed and not delivered",
+            registry=registry,
+        )
+        self.drift = Gauge(
+            "tollgate_billing_drift_units", "Units by which two books differ, at the last reconciliation", ["books"],
+            registry=registry,
+        )  # fmt: skip

@@ -26,6 +26,7 @@ COMMANDS: Final = (
     ("export", "print what is declared, in the form apply reads"),
     ("keys", "create, list, revoke and rotate API keys"),
     ("secrets", "make encryption keys, and seal stored credentials anew"),
+    ("billing", "what is told to Stripe, and how it stands"),
     ("stripe-fake", "run a stateful Stripe for tests"),
 )
 """Name and summary. The module of the same name is imported when the command is used, so `--help` is quick."""

@@ -45,6 +45,7 @@ from ledger.partitions import ensure_partitions, trim_changes
 from ledger.stream import UsageStream
 from ledger.stream import connect as connect_redis
 from ledger.sweep import Sweeper
+from tollgate.billing import keep_billing
 
 LANES: Final = 2
 HOUSEKEEPING_S: Final = 3600.0
@@ -130,6 +131,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 for number, drain in enumerate(lanes):
                     tasks.create_task(drain.run(stop), name=f"lane {number}")
                 tasks.create_task(_keep_house(connect, postgres, settings.worker.partitions_ahead, stop), name="house")
+                tasks.create_task(keep_billing(settings, registry, process, stop), name="billing")
                 tasks.create_task(_keep_posting(connect, postgres, settings, stop), name="post")
                 tasks.create_task(_watch_backlog(stream, metrics, stop), name="backlog")
                 sweeper = Sweeper(client, settings.redis_shards, settings.worker.orphan_policy)

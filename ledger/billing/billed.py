@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
+import orjson
 
 from ledger import sql
 
@@ -85,6 +86,31 @@ async def billed_meters(connection: asyncpg.Connection, project_id: str, mode: s
     """All billed meters of one half of a project, by name."""
     rows = await connection.fetch(_SQL["list"], project_id, mode)
     return [BilledMeter(row["meter"], row["event_name"], row["since"], _end(row["until"])) for row in rows]
+
+
+async def status(connection: asyncpg.Connection, project_id: str, mode: str) -> dict[str, Any]:
+    """How billing stands, as JSON: what is connected and billed, entries by state, what is not sealed yet."""
+    row = await connection.fetchrow(_SQL["status"], project_id, mode)
+    assert row is not None
+    connected = orjson.loads(row["connected"]) if row["connected"] else None
+    meters = await billed_meters(connection, project_id, mode)
+    return {
+        "is_connected": connected is not None,
+        "account": (connected["account"] or "platform") if connected else None,
+        "meters": [
+            {
+                "meter": one.meter,
+                "event_name": one.event_name,
+                "since": one.since.isoformat(),
+                "until": None if one.until is None else one.until.isoformat(),
+            }
+            for one in meters
+        ],
+        "entries": orjson.loads(row["entries"]),
+        "pending_slots": row["pending_slots"],
+        "pending_units": int(row["pending_units"]),
+        "unlinked_customers": row["unlinked"],
+    }
 
 
 def _end(until: datetime) -> datetime | None:

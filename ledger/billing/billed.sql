@@ -47,3 +47,16 @@ HAVING sum((f.meters ->> $3)::bigint) <> 0;
 
 -- name: list
 SELECT meter, event_name, since, until FROM billed_meters WHERE project_id = $1 AND mode = $2 ORDER BY meter;
+
+-- name: status
+SELECT
+    (SELECT jsonb_build_object('account', account) FROM stripe_accounts WHERE project_id = $1 AND mode = $2)::text AS connected,
+    (SELECT coalesce(jsonb_object_agg(state, jsonb_build_object('entries', n, 'units', units)), '{}')
+        FROM (SELECT state, count(*) AS n, sum(value) AS units FROM billing_entries
+              WHERE project_id = $1 AND mode = $2 GROUP BY state) e)::text AS entries,
+    count(*) FILTER (WHERE counted <> sealed) AS pending_slots,
+    coalesce(sum(counted - sealed), 0) AS pending_units,
+    count(DISTINCT s.customer_id) FILTER (WHERE c.customer_id IS NULL) AS unlinked
+FROM billing_slots s
+LEFT JOIN stripe_customers c ON c.project_id = s.project_id AND c.mode = s.mode AND c.customer_id = s.customer_id
+WHERE s.project_id = $1 AND s.mode = $2;

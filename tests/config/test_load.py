@@ -50,6 +50,7 @@ def test_every_setting_has_a_variable_that_sets_it() -> None:
         "TOLLGATE_ADMIN_PUBLIC_URL": "https://tollgate.example",
     }
     environ |= {"TOLLGATE_ENCRYPTION_KEYS": new_key()}
+    environ |= {"TOLLGATE_STRIPE_LIVE_KEY": "sk_live_1", "TOLLGATE_STRIPE_TEST_KEY": "rk_test_1"}
     settings = load(None, environ, {}).settings
     assert set(to_environment(settings)) == {variable(path) for path in fields()}
     assert load(None, to_environment(settings), {}).settings == settings
@@ -65,6 +66,7 @@ def test_every_setting_has_a_variable_that_sets_it() -> None:
         ({"TOLLGATE_LOG_FORMAT": "xml"}, "TOLLGATE_LOG_FORMAT: log_format: input should be 'json' or 'console'"),
         ({"TOLLGATE_POSTGRES_URL": "mysql://a:hunter2@h/d"}, "postgres_url: expected postgresql://user:password@host"),
         ({"TOLLGATE_REDIS_URL": "redis://:hunter2@h:port"}, "redis_url: expected redis://"),
+        ({"TOLLGATE_STRIPE_LIVE_KEY": "sk_test_hunter2"}, "live_key is not a Stripe key of mode live"),
     ],
 )
 def test_a_wrong_variable_is_named_with_what_would_be_right(environ: dict[str, str], message: str) -> None:

@@ -1,0 +1,77 @@
+-- Statements of ledger/billing/deliver.py.
+
+-- name: claim
+-- The oldest due entry of each customer and meter, if nobody has it: one call at a time for each, over all workers.
+-- $1 who, $2 until when, $3 modes with a key, $4 how many, $5 now.
+WITH heads AS (
+    SELECT DISTINCT ON (project_id, mode, customer_id, meter) id, available_at, leased_until
+    FROM billing_entries
+    WHERE state = 'due' AND mode = ANY($3)
+    ORDER BY project_id, mode, customer_id, meter, id
+),
+mine AS (
+    SELECT e.id, a.account, c.stripe_customer_id, e.doubt_since
+    FROM billing_entries e
+    JOIN heads h ON h.id = e.id
+    JOIN stripe_accounts a ON a.project_id = e.project_id AND a.mode = e.mode
+    JOIN stripe_customers c ON c.project_id = e.project_id AND c.mode = e.mode AND c.customer_id = e.customer_id
+    WHERE e.state = 'due' AND e.available_at <= $5 AND (e.leased_until IS NULL OR e.leased_until < $5)
+    ORDER BY e.available_at, e.id
+    LIMIT $4
+    FOR UPDATE OF e SKIP LOCKED
+)
+UPDATE billing_entries e
+SET leased_until = $2, leased_by = $1, attempts = e.attempts + 1, doubt_since = coalesce(e.doubt_since, $5)
+FROM mine
+WHERE e.id = mine.id
+RETURNING e.id, e.project_id, e.mode, e.customer_id, e.meter, e.starts_at, e.identifier, e.value, e.event_name, e.attempts,
+    e.turn, mine.account, mine.stripe_customer_id, mine.doubt_since;
+
+-- name: settle
+-- What became of an entry; only if it is still ours. $7 is since when Stripe may have it, NULL if it certainly has not.
+UPDATE billing_entries
+SET state = $3, reason = $4, last_error = $5, available_at = $6, doubt_since = $7, turn = turn + $8,
+    leased_until = NULL, leased_by = NULL, sent_at = CASE WHEN $3 = 'sent' THEN $9::timestamptz END
+WHERE id = $1 AND leased_by = $2 AND state = 'due';
+
+-- name: expire
+-- What is too old for Stripe by now.
+UPDATE billing_entries
+SET state = 'dead', reason = CASE WHEN doubt_since IS NULL THEN 'too_old' ELSE 'too_old_in_doubt' END
+WHERE state = 'due' AND starts_at < $1 AND (leased_until IS NULL OR leased_until < $2)
+RETURNING identifier, reason;
+
+-- name: of_hour
+-- What else is known of the hour an entry lies in: sent for certain, and due but perhaps sent.
+SELECT id, value, state
+FROM billing_entries
+WHERE project_id = $1 AND mode = $2 AND customer_id = $3 AND meter = $4 AND starts_at >= $5
+    AND starts_at < $5::timestamptz + interval '1 hour' AND value > 0
+    AND (state = 'sent' OR (state = 'due' AND doubt_since IS NOT NULL))
+ORDER BY id;
+
+-- name: levels
+SELECT
+    count(*) FILTER (WHERE state = 'due') AS due,
+    count(*) FILTER (WHERE state = 'dead') AS dead,
+    min(starts_at) FILTER (WHERE state = 'due') AS oldest,
+    (SELECT count(*) FROM billing_slots WHERE counted <> sealed) AS pending
+FROM billing_entries WHERE state IN ('due', 'dead');
+
+-- name: accounts
+SELECT DISTINCT mode, account FROM stripe_accounts WHERE mode = ANY($1);
+
+-- name: known_reports
+SELECT event_id FROM stripe_reports WHERE account = $1 AND mode = $2;
+
+-- name: keep_report
+INSERT INTO stripe_reports (event_id, account, mode, kind, errors, payload) VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT DO NOTHING
+RETURNING event_id;
+
+-- name: reject
+-- Accepted, and found wrong afterwards.
+UPDATE billing_entries e
+SET state = 'dead', reason = r.code
+FROM unnest($1::text[], $2::text[]) AS r (identifier, code)
+WHERE e.identifier = r.identifier AND e.state = 'sent';

@@ -1,0 +1,102 @@
+"""The worker's billing: slots sealed, entries delivered, reports taken, each in its own rhythm until told to stop.
+
+Postgres away or Stripe away ends nothing: both are tried again, with pauses. Without a Stripe key slots are sealed and
+wait. Everything works with any number of workers at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import asyncpg
+from prometheus_client import CollectorRegistry
+
+from config.settings import Settings
+from ledger.billing.seal import seal
+from ledger.dependency import Dependency, wait
+from ledger.ingest import AWAY_ERRORS, brief
+from ledger.metrics import BillingMetrics
+
+SEAL_S: Final = 15.0
+WATCH_S: Final = 30.0
+REPORTS_S: Final = 300.0
+_CONNECTIONS: Final = 4
+
+log = logging.getLogger(__name__)
+
+
+async def keep_billing(settings: Settings, registry: CollectorRegistry, name: str, stop: asyncio.Event) -> None:
+    """Bill until `stop` is set. `name` is this worker's, in leases."""
+    assert settings.postgres_url is not None
+    metrics = BillingMetrics(registry)
+    postgres = Dependency("postgres (billing)")
+    async with AsyncExitStack() as closing:
+        pool: Any = asyncpg.create_pool(
+            settings.postgres_url.get_secret_value(),
+            min_size=0,
+            max_size=_CONNECTIONS,
+            timeout=5,
+            command_timeout=25,
+            server_settings={"application_name": "tollgate-billing"},
+        )
+        await pool
+        closing.callback(pool.terminate)  # closing in order would wait for a server that hangs
+
+        async def seal_all() -> int:
+            async with pool.acquire() as connection:
+                done = await seal(connection, datetime.now(UTC))
+            metrics.sealed.inc(done)
+            return done
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_keep(seal_all, SEAL_S, postgres, stop), name="sealing")
+            if settings.stripe.keys:
+                from ledger.billing.deliver import Sender  # the stripe library takes a third of a second to import
+                from ledger.billing.door import Door
+
+                door = Door(settings.stripe.keys, metrics, base_url=settings.stripe.api_url)
+                closing.push_async_callback(door.close)
+                sender = Sender(
+                    pool,
+                    door,
+                    metrics,
+                    name=name,
+                    per_second=settings.stripe.requests_per_second,
+                    at_once=settings.stripe.concurrency,
+                )
+                interval_s = settings.stripe.send_interval_ms / 1000
+                tasks.create_task(_keep(sender.send_due, interval_s, postgres, stop), name="sending")
+                tasks.create_task(_keep(_none(sender.watch), WATCH_S, postgres, stop), name="watching entries")
+                tasks.create_task(_keep(_none(sender.take_reports), REPORTS_S, postgres, stop), name="error reports")
+
+
+def _none(work: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[int]]:
+    """Work that is done for now when it returns."""
+
+    async def done() -> int:
+        await work()
+        return 0
+
+    return done
+
+
+async def _keep(
+    work: Callable[[], Awaitable[int]], interval_s: float, postgres: Dependency, stop: asyncio.Event
+) -> None:
+    """Work again and again: at once while there is more, else every `interval_s`."""
+    while not stop.is_set():
+        try:
+            more = await work()
+            postgres.up()
+        except* AWAY_ERRORS as failed:
+            postgres.down(brief(failed.exceptions[0]))
+            more = -1
+        if more < 0:
+            await postgres.pause(stop)
+        elif not more:
+            await wait(stop, interval_s)
