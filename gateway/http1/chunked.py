@@ -34,9 +34,9 @@ NOT_IN_TRAILERS: Final = frozenset(
 )
 """Fields that frame, route, authenticate or control a message: never taken from a trailer (RFC 9110 §6.5.1)."""
 
-_QUOTED: Final = rb"\"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+\""
-_EXTENSION: Final = rb"[ \t]*+;[ \t]*+[%b]++(?:[ \t]*+=[ \t]*+(?:[%b]++|%b))?+" % (TCHAR, TCHAR, _QUOTED)
-_size_line: Final = re.compile(rb"([0-9A-Fa-f]{1,16})(?:%b)*+" % _EXTENSION).fullmatch
+_QUOTED: Final = rb"\"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*\""
+_EXTENSION: Final = rb"[ \t]*+;[ \t]*+[%b]++(?:[ \t]*+=[ \t]*+(?:[%b]++|%b))?" % (TCHAR, TCHAR, _QUOTED)
+_size_line: Final = re.compile(rb"([0-9A-Fa-f]{1,16})(?:%b)*" % _EXTENSION).fullmatch
 _may_become_size_line: Final = re.compile(rb"[0-9A-Fa-f]{1,16}+(?:[ \t]*+;[\t -~\x80-\xff]*+|[ \t]*+)\r?").fullmatch
 
 # What comes next

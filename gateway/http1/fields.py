@@ -38,10 +38,10 @@ _CONNECTION: Final = {b"close": _CLOSE, b"Close": _CLOSE, b"keep-alive": _KEEP_A
 _is_line: Final = re.compile(rb"[%b]++:[\t\x20-\x7e\x80-\xff]*+\r\n" % TCHAR).fullmatch
 _is_token: Final = re.compile(rb"[%b]++" % TCHAR).fullmatch
 # A list of codings, each with the parameters that RFC 9110 §10.1.4 gives it.
-_CODING: Final = rb"[%b]++(?:[ \t]*+;[ \t]*+[%b]++[ \t]*+=[ \t]*+(?:[%b]++|\"(?:[^\"\\]|\\.)*+\"))*+" % ((TCHAR,) * 3)
-_is_coding_list: Final = re.compile(rb"%b(?:[ \t]*+,[ \t]*+%b)*+" % (_CODING, _CODING)).fullmatch
+_CODING: Final = rb"[%b]++(?:[ \t]*+;[ \t]*+[%b]++[ \t]*+=[ \t]*+(?:[%b]++|\"(?:[^\"\\]|\\.)*\"))*" % ((TCHAR,) * 3)
+_is_coding_list: Final = re.compile(rb"%b(?:[ \t]*+,[ \t]*+%b)*" % (_CODING, _CODING)).fullmatch
 _is_host: Final = re.compile(
-    rb"(?:(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*+"
+    rb"(?:(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*"
     rb"|\[(?:(?P<v6>[0-9A-Fa-f:.]{2,45})|v[0-9A-Fa-f]++\.[A-Za-z0-9\-._~!$&'()*+,;=:]++)\])(?::[0-9]{0,5})?"
 ).fullmatch
 
