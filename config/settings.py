@@ -67,7 +67,7 @@ class GatewaySettings(_Section):
         description="admin plane whose paths (/api/v1, /auth, pages) are served here too, http://host:port",
     )
     max_known_heads: int = Field(
-        default=16_384, ge=1, description="request heads of known callers kept in memory by each worker, some KiB each"
+        default=16_384, ge=1, description="request heads kept in memory by each worker, some KiB each"
     )
     spool_dir: Path = Field(
         default=Path(".tollgate/spool"), description="folder for usage that Redis cannot take; on a disk that stays"

@@ -1,12 +1,13 @@
 """Who makes a request: match the route, check the key or token, find the customer, remember the result.
 
 `recognise` is asked once per connection and kind of request; its `Caller` is used again while the client repeats the same
-head on the same connection and nothing of it has changed in the snapshot. Failure: a `Refusal`, never an exception.
+head on the same connection and nothing of it has changed in the snapshot. `recall` is the short way for fields that are
+known but for the key in them (gateway.memory). Failure: a `Refusal`, never an exception.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from gateway.auth.access import refusal
@@ -14,6 +15,7 @@ from gateway.auth.extract import Absent, Credential, extract
 from gateway.bearers import bearer_of, is_token
 from gateway.context import RETRY_SOON, Gateway, Refusal
 from gateway.limits.plan import Plan, make_plan
+from gateway.memory import Caller, SharedBlock
 from gateway.metering.metering import fixed_meters, metering_of
 from gateway.metrics import Admission
 from gateway.proxy.cors import ANSWER_FIELDS, permission, preflight, wanted_method
@@ -30,8 +32,6 @@ from ledger.specs import AuthMode
 if TYPE_CHECKING:
     from gateway.exchange import Exchange
     from gateway.http1.fields import Fields
-    from gateway.http1.request import RequestLine
-    from gateway.proxy.pool import Pool
 
 _CHALLENGE: Final = b'WWW-Authenticate: Bearer realm="tollgate"\r\n'
 _BAD_CHALLENGE: Final = b'WWW-Authenticate: Bearer realm="tollgate", error="invalid_token"\r\n'
@@ -40,53 +40,64 @@ _WANTED: Final = {
     AuthMode.KEY_OR_JWT: "Send an API key or a token (JWT): Authorization: Bearer <key or token>.",
 }
 _MAX_EXTERNAL_ID: Final = 200
+_NAMING_A_USER: Final = (b"x-user-id", b"x-user-plan")
 
 
-@dataclass(slots=True, eq=False)
-class Caller:
-    """Who makes a request on a route, and what follows from it, for as long as nothing of it changes.
+def recall(gw: Gateway, ex: Exchange) -> Caller | None:
+    """The caller of a request whose fields are known but for the key in them; None, and all fields read, if that fails.
 
-    `tail` is the upstream request's field lines from after Host to before X-Request-Id, `heads` the whole head up to
-    there for each origin it has been sent to; `good_until_ms` is Unix milliseconds. `shape` is what is done to the answers,
-    None where nothing is.
+    The fields passed every check on this route before, with this method and from this address; what depends on the key is
+    looked at here.
     """
-
-    line: RequestLine
-    fields: Fields
-    peer_ip: str
-    route: Route
-    generation: int
-    good_until_ms: float
-    plan: Plan
-    tail: bytes
-    is_websocket: bool = False
-    shape: Shape | None = None
-    heads: dict[Pool, bytes] = field(default_factory=dict)
-
-    @property
-    def own_lines(self) -> bytes:
-        """What the gateway's own answers to this caller carry."""
-        return b"" if self.shape is None else self.shape.own
-
-
-@dataclass(slots=True, eq=False)
-class TurnedAway:
-    """A request without a valid credential, remembered for a second: who repeats it gets the same answer for less."""
-
-    line: RequestLine
-    fields: Fields
-    generation: int
-    until_ms: int
-    refusal: Refusal
-
-    def is_for(self, ex: Exchange, generation: int) -> bool:
-        """True if `ex` is that request again, and nothing has changed since."""
-        return (
-            self.line is ex.line
-            and self.fields is ex.fields
-            and self.generation == generation
-            and self.until_ms > ex.at_ms
-        )
+    client, line, snapshot = ex.client, ex.line, gw.snapshot
+    shared: SharedBlock | None = client.shared
+    if shared is None:
+        return None
+    fields = shared.fields
+    principal = snapshot.known(hash_key(client.key_text))
+    if principal is not None:
+        last: Caller | None = principal.recalled
+        if (
+            last is not None
+            and last.line is line
+            and last.fields is fields
+            and last.generation == snapshot.generation
+            and last.good_until_ms > ex.at_ms
+        ):
+            client.caller = last
+            return last
+    route = snapshot.table.match(fields.host, line.path, line.method)
+    known = shared.routes.get((route, line.method)) if isinstance(route, Route) else None
+    if (
+        known is None
+        or principal is None
+        or not isinstance(route, Route)
+        or known.generation != snapshot.generation
+        or refusal(principal, route, line.method, fields, client.sender(fields).address, ex.at_ms / 1000) is not None
+        or (principal.customer is None and not fields.index.keys().isdisjoint(_NAMING_A_USER))
+    ):
+        client.read_fully(ex)
+        return None
+    customer = principal.customer
+    tier = customer.tier if customer is not None else None
+    plan = _plan(gw, known.generation, route, principal.mode, principal, customer, tier, ex.at_ms / 1000)
+    good_until = plan.period_end if principal.expires_at is None else min(plan.period_end, principal.expires_at)
+    caller = Caller(
+        line,
+        fields,
+        client.peer_ip,
+        route,
+        known.generation,
+        good_until * 1000,
+        plan,
+        known.tail,
+        known.is_websocket,
+        known.shape,
+        known.heads_of(line),
+        _user_line(customer, route),
+    )
+    client.caller = principal.recalled = caller
+    return caller
 
 
 @dataclass(slots=True, eq=False)
@@ -158,6 +169,9 @@ async def _on_route(gw: Gateway, ex: Exchange, route: Route, last: Caller | None
             last.tail,
             last.is_websocket,
             last.shape,
+            user_line=last.user_line,
+            carried_by=last.carried_by,
+            is_shareable=last.is_shareable,
         )
     return await identify(gw, ex, route, generation)
 
@@ -167,6 +181,7 @@ async def identify(gw: Gateway, ex: Exchange, route: Route, generation: int) -> 
     now = ex.at_ms / 1000
     principal: Principal | None = None
     carried_by = b""
+    is_shareable = False
     mode = "live"
     expires_at: float | None = None
     customer: Customer | None = None
@@ -191,6 +206,12 @@ async def identify(gw: Gateway, ex: Exchange, route: Route, generation: int) -> 
             if isinstance(who, Refusal):
                 return who
             customer, tier = who
+            is_shareable = (
+                bool(carried_by)
+                and credential.text == ex.client.key_text
+                and customer is principal.customer
+                and ex.line.method != b"OPTIONS"  # its fields may ask for another method's route
+            )
     else:  # a key that is sent all the same is not for the upstream to see
         carried_by = next((name for name, value, _ in ex.fields.items if is_well_formed(value.split(b" ")[-1])), b"")
     plan = _plan(gw, generation, route, mode, principal, customer, tier, now)
@@ -198,8 +219,6 @@ async def identify(gw: Gateway, ex: Exchange, route: Route, generation: int) -> 
     if expires_at is not None:
         good_until = min(good_until, expires_at)
     tail = to_upstream(ex.fields, carried_by, route.replaced) + ex.client.sender(ex.fields).lines()
-    if customer is not None:
-        tail += b"X-User-Id: %b\r\n" % safe_value(customer.external_id or customer.id)
     if route.replaced:
         tail = without(tail, route.replaced) + route.added_lines
     else:
@@ -210,8 +229,27 @@ async def identify(gw: Gateway, ex: Exchange, route: Route, generation: int) -> 
     if is_websocket:
         tail += b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
     until_ms = good_until * 1000
-    shape = _shape(route, ex.fields)
-    return Caller(ex.line, ex.fields, ex.client.peer_ip, route, generation, until_ms, plan, tail, is_websocket, shape)
+    return Caller(
+        ex.line,
+        ex.fields,
+        ex.client.peer_ip,
+        route,
+        generation,
+        until_ms,
+        plan,
+        tail,
+        is_websocket,
+        _shape(route, ex.fields),
+        user_line=_user_line(customer, route),
+        carried_by=carried_by,
+        is_shareable=is_shareable,
+    )
+
+
+def _user_line(customer: Customer | None, route: Route) -> bytes:
+    if customer is None or b"x-user-id" in route.replaced:
+        return b""
+    return b"X-User-Id: %b\r\n" % safe_value(customer.external_id or customer.id)
 
 
 def _shape(route: Route, fields: Fields) -> Shape | None:

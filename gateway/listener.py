@@ -2,7 +2,8 @@
 
 This is the only lane: proxied requests and the gateway's own endpoints are read, framed and answered here. The header
 section is parsed once and remembered, so a client that repeats it (keep-alive, same key, same kind of request) costs a
-comparison. What follows a request on the connection (pipelining) waits until its answer is written.
+comparison, and one that repeats it but for its key costs little more (gateway.memory). What follows a request on the
+connection (pipelining) waits until its answer is written.
 
 Failure: what cannot be read unambiguously gets a problem document and the connection is closed, after lingering for a
 moment so that the answer arrives although the client is still sending. Deadlines (head, body, idle, upstream, total) are
@@ -15,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.answers import AnswerWriter
@@ -24,55 +25,35 @@ from gateway.http1.chunked import ChunkedDecoder
 from gateway.http1.errors import Malformed
 from gateway.http1.fields import Fields, parse_fields
 from gateway.http1.head import find_head, split_head
-from gateway.http1.request import RequestLine, check_request, keeps_alive, parse_request_line
+from gateway.http1.request import RequestLine, check_request, keeps_alive, read_line
+from gateway.memory import Caller, KnownHead, Memory, SharedBlock, TurnedAway, key_in
 from gateway.metrics import Admission
 from gateway.proxy.sender import NOBODY, Sender, Trust, sender_of
 from gateway.routes import life_of
 from ledger import problems
 from ledger.ids import uuid7_digits
+from ledger.keys import KEY_LENGTH
 
 if TYPE_CHECKING:
     from config.settings import GatewaySettings
-    from gateway.callers import Caller, TurnedAway
     from gateway.context import Gateway
     from ledger.problems import Problem
 
 WAITING_HIGH: Final = 65_536
 _LINGER_S: Final = 2.0
-_MAX_KNOWN_BYTES: Final = 2_048
-_MAX_STRANGERS: Final = 4_096
 _NO_FIELDS: Final = parse_fields(b"\r\n", 1)
 _NO_LINE: Final = RequestLine(b"GET", b"/", b"/", None, 1)
 
 
 @dataclass(slots=True, eq=False)
 class Door:
-    """What all client connections of a worker share.
-
-    `connections` are the open ones. `heads` are request heads of callers that were let in, read and recognised: one that
-    comes again, on this or another connection, is neither read nor recognised again. Bound: `max_known_heads`, then all
-    are forgotten at once. `strangers` are the same of requests answered with 401, kept apart so that a flood of them cannot
-    push the others out. Bound: 4,096.
-    """
+    """What all client connections of a worker share. `connections` are the open ones."""
 
     gateway: Gateway
     settings: GatewaySettings
     connections: set[ClientConnection]
+    memory: Memory
     trust: Trust = NOBODY
-    heads: dict[bytes, KnownHead] = field(default_factory=dict)
-    strangers: dict[bytes, KnownHead] = field(default_factory=dict)
-
-
-@dataclass(slots=True, eq=False)
-class KnownHead:
-    """A request head, read, and who sent it last: a caller that was let in, or one that was not."""
-
-    start_line: bytes
-    line: RequestLine
-    fields: Fields
-    keeps_alive: bool
-    caller: Caller | None
-    turned_away: TurnedAway | None = None
 
 
 # What a connection is doing
@@ -85,6 +66,8 @@ class ClientConnection(AnswerWriter):
     """See the module."""
 
     __slots__ = (
+        "_block",
+        "_block_key",
         "_body",
         "_body_timeout",
         "_buffer",
@@ -98,6 +81,7 @@ class ClientConnection(AnswerWriter):
         "_last_line",
         "_left",
         "_limits",
+        "_peer",
         "_reading_paused",
         "_scheme",
         "_start_line",
@@ -105,7 +89,9 @@ class ClientConnection(AnswerWriter):
         "_write_paused",
         "caller",
         "deadline",
+        "key_text",
         "peer_ip",
+        "shared",
         "turned_away",
     )
 
@@ -119,6 +105,8 @@ class ClientConnection(AnswerWriter):
         self._buffer: bytes | bytearray = b""
         self._head: bytes | None = None
         self._start_line = b""
+        self._block = b""
+        self._block_key = b""
         self._last_line = _NO_LINE
         self._last_fields = _NO_FIELDS
         self._keeps_alive = True
@@ -131,7 +119,10 @@ class ClientConnection(AnswerWriter):
         self._scheme = b"http"
         self.caller: Caller | None = None
         self.turned_away: TurnedAway | None = None
+        self.shared: SharedBlock | None = None
+        self.key_text = b""
         self.peer_ip = ""
+        self._peer = b""
         self.deadline = 0.0
 
     # -- what the network does
@@ -143,6 +134,7 @@ class ClientConnection(AnswerWriter):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         peer = transport.get_extra_info("peername")
         self.peer_ip = peer[0] if isinstance(peer, tuple) else "127.0.0.1"
+        self._peer = self.peer_ip.encode()
         if transport.get_extra_info("ssl_object"):
             self._scheme = b"https"
         transport.set_write_buffer_limits(high=WAITING_HIGH)
@@ -217,30 +209,52 @@ class ClientConnection(AnswerWriter):
                 self.resume_reading()
                 return
             head = bytes(data[:end])
-            known = self._door.heads.get(head) or self._door.strangers.get(head)
+            known = self._door.memory.known(head)
             if known is not None:
                 self._begin_known(head, known, bytes(data[end:]))
                 return
             start_line, block = split_head(data, 0, end)
-            line, fields = self._last_line, self._last_fields
             if start_line != self._start_line:
-                line = parse_request_line(start_line, limits.max_target_bytes)
-            if block != fields.raw:
-                fields = parse_fields(block, limits.max_headers)
-            check_request(line, fields)
+                self._last_line = read_line(start_line, limits.max_target_bytes)
+                self._start_line = start_line
+            if block != self._block:
+                self._read_block(block)
+            check_request(self._last_line, self._last_fields)
         except Malformed as error:
             self._refuse(error.problem, error.detail)
             return
         self._head = head
-        self._start_line, self._last_line, self._last_fields = start_line, line, fields
-        self._keeps_alive = keeps_alive(line.minor, fields)
+        self._keeps_alive = keeps_alive(self._last_line.minor, self._last_fields)
         self._buffer = b""
         self._begin(bytes(data[end:]))
+
+    def _read_block(self, block: bytes) -> None:
+        """Read a field section, or find that it is known but for its key. Raises Malformed."""
+        self.caller = self.shared = None
+        self.key_text = b""
+        at = key_in(block)
+        if at >= 0:
+            end = at + KEY_LENGTH
+            self.key_text = block[at:end]
+            self._block_key = b"%b %b%b" % (self._peer, block[:at], block[end:])
+            self.shared = self._door.memory.blocks.get(self._block_key)
+        if self.shared is not None:
+            self._last_fields = self.shared.fields
+        else:
+            self._last_fields = parse_fields(block, self._limits.max_headers)
+        self._block = block
+
+    def read_fully(self, ex: Exchange) -> None:
+        """The shared block does not do: read the fields with the key that is in them."""
+        if self.shared is not None:
+            self.shared = None
+            ex.fields = self._last_fields = parse_fields(self._block, self._limits.max_headers)
 
     def _begin_known(self, head: bytes, known: KnownHead, rest: bytes) -> None:
         """Begin the exchange of a head that was read before, here or on another connection."""
         self._head = head
         self._start_line, self._last_line, self._last_fields = known.start_line, known.line, known.fields
+        self._block, self.shared, self.key_text = known.fields.raw, None, b""
         self._keeps_alive = known.keeps_alive
         self._buffer = b""
         caller = known.caller
@@ -353,23 +367,22 @@ class ClientConnection(AnswerWriter):
     def remember(self, caller: Caller) -> None:
         """Keep in mind who sent the head that was read last."""
         self.caller = caller
-        self._keep_head(self._door.heads, self._limits.max_known_heads, caller, None)
+        if caller.is_shareable:
+            self._door.memory.share(self._block_key, caller)
+        else:
+            self._keep_head(caller, None)
 
     def remember_stranger(self, turned_away: TurnedAway) -> None:
         """Keep in mind that the head that was read last was answered with 401."""
         self.turned_away = turned_away
-        self._keep_head(self._door.strangers, _MAX_STRANGERS, None, turned_away)
+        self._keep_head(None, turned_away)
 
-    def _keep_head(
-        self, heads: dict[bytes, KnownHead], bound: int, caller: Caller | None, turned_away: TurnedAway | None
-    ) -> None:
-        head = self._head
-        if head is not None and len(head) <= _MAX_KNOWN_BYTES:
-            if len(heads) >= bound:
-                heads.clear()
-            heads[head] = KnownHead(
+    def _keep_head(self, caller: Caller | None, turned_away: TurnedAway | None) -> None:
+        if self._head is not None:
+            known = KnownHead(
                 self._start_line, self._last_line, self._last_fields, self._keeps_alive, caller, turned_away
             )
+            self._door.memory.keep(self._head, known)
 
     def sender(self, fields: Fields) -> Sender:
         """Who sent a request with these fields."""

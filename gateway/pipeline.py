@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from gateway.auth.extract import without_parameter
-from gateway.callers import Caller, Preflight, TurnedAway, recognise
+from gateway.callers import Preflight, recall, recognise
 from gateway.context import RETRY_SOON, Gateway, Refusal
 from gateway.exchange import BodyTooLarge, ClientGone, Tunnel, suspend
 from gateway.http1.response import CHUNKED, LENGTH, NONE, TUNNEL
 from gateway.limits.decide import ADMITTED, Denial, denial_of, later, limit_headers
+from gateway.memory import Caller, TurnedAway
 from gateway.metering.ask import (
     ANSWER_FIELDS,
     MAX_BODY,
@@ -70,14 +71,17 @@ async def serve(gw: Gateway, ex: Exchange) -> None:
         or caller.generation != gw.snapshot.generation
         or caller.good_until_ms <= ex.at_ms
     ):
-        turned_away = client.turned_away
-        if turned_away is not None and turned_away.is_for(ex, gw.snapshot.generation):
-            return refuse(gw, ex, turned_away.refusal)
-        found = await recognise(gw, ex, caller)
-        if not isinstance(found, Caller):
-            return turn_away(gw, ex, found)
-        caller = found
-        client.remember(caller)
+        recalled = recall(gw, ex)
+        if recalled is None:
+            turned_away = client.turned_away
+            if turned_away is not None and turned_away.is_for(ex, gw.snapshot.generation):
+                return refuse(gw, ex, turned_away.refusal)
+            found = await recognise(gw, ex, caller)
+            if not isinstance(found, Caller):
+                return turn_away(gw, ex, found)
+            recalled = found
+            client.remember(recalled)
+        caller = recalled
     route, plan = caller.route, caller.plan
 
     # admit
@@ -285,9 +289,9 @@ def upstream_head(caller: Caller, pool: Pool, request_id: bytes) -> bytes:
             path = b"%b?%b" % (path, query)
         host = caller.fields.host if route.spec.preserve_host else None
         host_line = b"Host: %b\r\n" % host if host else pool.host_line
-        head = b"%b %b%b HTTP/1.1\r\n%b%bX-Request-Id: " % (line.method, pool.base_path, path, host_line, caller.tail)
+        head = b"%b %b%b HTTP/1.1\r\n%b%b" % (line.method, pool.base_path, path, host_line, caller.tail)
         caller.heads[pool] = head
-    return b"%b%b\r\n\r\n" % (head, request_id)
+    return b"%b%bX-Request-Id: %b\r\n\r\n" % (head, caller.user_line, request_id)
 
 
 def start_tunnel(ex: Exchange, route: Route, lead: bytes, extra: bytes) -> None:

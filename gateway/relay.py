@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from gateway.callers import Caller
 from gateway.exchange import BodyTooLarge, ClientGone, suspend
+from gateway.memory import Caller
 from gateway.pipeline import answer, connect, drop_upstream, prepare, try_again, upstream_head
 from gateway.proxy.headers import to_upstream
 from gateway.proxy.upstream import UpstreamBroken

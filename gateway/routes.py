@@ -63,8 +63,10 @@ def life_of(gw: Gateway, ex: Exchange) -> Life:
             and belongs_to_admin(path)
             and gw.snapshot.table.match(ex.fields.host, path, ex.line.method) is None
         ):
+            ex.client.read_fully(ex)
             return relay(gw, ex, gw.admin)
         return serve(gw, ex)
+    ex.client.read_fully(ex)
     endpoint = endpoints.get(ex.line.method)
     if endpoint is None:
         return _wrong_method(gw, ex, b", ".join(endpoints))

@@ -32,6 +32,7 @@ from gateway.context import Gateway
 from gateway.limits.census import Census
 from gateway.limits.limiter import SCRIPTS, Limiter
 from gateway.listener import ClientConnection, Door
+from gateway.memory import Memory
 from gateway.metrics import Metrics
 from gateway.proxy.pool import Pools
 from gateway.proxy.sender import Trust
@@ -81,7 +82,8 @@ def build_door(settings: Settings, name: str) -> Door:
     )
     if gateway.admin_url is not None:
         context.admin = admin_route(gateway.admin_url)
-    return Door(context, gateway, set(), Trust(gateway.trusted_proxies, gateway.forwarded_by))
+    trust = Trust(gateway.trusted_proxies, gateway.forwarded_by)
+    return Door(context, gateway, set(), Memory(gateway.max_known_heads), trust)
 
 
 def _sign_of_life(name: str) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ How it fails: `Malformed`, with 400, 405, 414, 417, 501 or 505.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from gateway.http1.errors import Malformed
@@ -25,7 +26,7 @@ from ledger.problems import (
 
 _SEGMENT: Final = rb"A-Za-z0-9\-_~!$&'()*+,;=:@"
 # A path that is canonical as it stands: no escape, no empty inner segment, no segment that begins with a dot.
-_CANONICAL: Final = rb"/(?:[%b][%b.]*+/)*+(?:[%b][%b.]*+)?" % (_SEGMENT, _SEGMENT, _SEGMENT, _SEGMENT)
+_CANONICAL: Final = rb"/(?:[%b][%b.]*+/)*(?:[%b][%b.]*+)?" % (_SEGMENT, _SEGMENT, _SEGMENT, _SEGMENT)
 _QUERY: Final = rb"[!$-;=?-~%]*+"
 # The whole line when its path is canonical already.
 _plain: Final = re.compile(
@@ -37,12 +38,13 @@ _is_method: Final = re.compile(rb"[%b]{1,32}" % TCHAR).fullmatch
 _is_version: Final = re.compile(rb"HTTP/[0-9]\.[0-9]").fullmatch
 _is_absolute: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+\-.]*+:").match
 # What may stand in a path: RFC 3986 characters, escapes, and those that browsers send raw; the latter leave escaped.
-_is_path: Final = re.compile(rb"/(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/\[\]^`{|}]|%[0-9A-Fa-f]{2})*+").fullmatch
+_is_path: Final = re.compile(rb"/(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/\[\]^`{|}]|%[0-9A-Fa-f]{2})*").fullmatch
 _escape: Final = re.compile(rb"%..|[\[\]^`{|}]").sub
 _slashes: Final = re.compile(rb"//++").sub
 # A dot segment under any separator that some server honours, and before a path parameter that some server cuts off.
 _dot_segment: Final = re.compile(rb"(?:/|%2F|%5C)\.{1,2}(?:/|%2F|%5C|;|%3B|$)").search
 _new: Final = tuple.__new__
+_KNOWN_BYTES: Final = 512
 _UNRESERVED: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 _ESCAPES: Final = {
     **{b"%%%02X" % byte: b"%%%02X" % byte for byte in range(256)},
@@ -71,6 +73,14 @@ def parse_request_line(line: bytes, max_target: int) -> RequestLine:
         raise Malformed(f"The request target is longer than {max_target} bytes.", URI_TOO_LONG)
     # Past the generated __new__, which costs as much again; the last byte is ASCII 0 or 1.
     return _new(RequestLine, (method, target, path, query, line[-1] & 1))
+
+
+_known_line = lru_cache(1_024)(parse_request_line)
+
+
+def read_line(line: bytes, max_target: int) -> RequestLine:
+    """`parse_request_line` with a memory: the same line is the same object, as long as it is among the last 1,024."""
+    return _known_line(line, max_target) if len(line) <= _KNOWN_BYTES else parse_request_line(line, max_target)
 
 
 def canonical_path(path: bytes) -> bytes:

@@ -11,9 +11,10 @@ all customers), and the tier's quota of each meter that the route counts.
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from hashlib import sha1
 from importlib import resources
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar, cast
 
 import orjson
 
@@ -134,6 +135,19 @@ class Plan:
     seen: list[int] | None
 
 
+_Text = TypeVar("_Text", str, bytes)
+
+
+def _the_one(text: _Text) -> _Text:
+    """The first of equal texts: plans of a tier's customers share much, and with many keys memory is what is slow."""
+    return cast(_Text, _kept(text))
+
+
+@lru_cache(4_096)
+def _kept(text: str | bytes) -> str | bytes:
+    return text
+
+
 def bulk(data: bytes) -> bytes:
     """One RESP bulk string."""
     return b"$%d\r\n%b\r\n" % (len(data), data)
@@ -170,7 +184,7 @@ def make_plan(
     plan.metering = metering
     estimates = {} if metering is None else metering.estimates
     plan.period_start, plan.period_end = int(start.timestamp()), int(end.timestamp())
-    plan.reservations, plan.stream = names.reservations(shard), names.usage_stream(shard)
+    plan.reservations, plan.stream = _the_one(names.reservations(shard)), _the_one(names.usage_stream(shard))
     plan.windows = tuple(_windows(shard, project_id, principal, customer, tier, route, shards))
     plan.quotas = tuple(
         Quota(
@@ -190,10 +204,10 @@ def make_plan(
     plan.identity = orjson.dumps(who)[1:-1]
     hold = {"gateway": gateway, "meters": meters | estimates, "hold": [[q.key, q.quantity] for q in plan.quotas]}
     plan.hold = plan.identity + b"," + orjson.dumps(hold)[1:]
-    plan.meters_json = orjson.dumps(meters)[1:-1]
-    plan.settle_keys = bulk(plan.reservations.encode()) + bulk(plan.stream.encode())
+    plan.meters_json = _the_one(orjson.dumps(meters)[1:-1])
+    plan.settle_keys = _the_one(bulk(plan.reservations.encode()) + bulk(plan.stream.encode()))
     plan.admit_head, plan.admit_tail = _admit_command(plan, idempotency and names.idempotency(shard, idempotency))
-    plan.header_format = _header_format(plan)
+    plan.header_format = _the_one(_header_format(plan))
     plan.late_event = b""
     plan.denied_until = 0.0
     plan.denial = None
@@ -239,7 +253,7 @@ def _admit_command(plan: Plan, marker: str | None) -> tuple[bytes, bytes]:
     head = b"*%d\r\n" % (3 + len(keys) + 2 + len(tail))
     packed = encode(("EVALSHA", ADMIT_SHA, str(len(keys)), *keys))
     head += packed[packed.index(b"\r\n") + 2 :]
-    return head, b"".join(bulk(b"%d" % value) for value in tail)
+    return head, _the_one(b"".join(bulk(b"%d" % value) for value in tail))
 
 
 def _header_format(plan: Plan) -> bytes:

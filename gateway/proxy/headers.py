@@ -81,4 +81,6 @@ def without(lines: bytes, names: frozenset[bytes]) -> bytes:
 
 def safe_value(text: str) -> bytes:
     """A value for a field of ours; what cannot stand in a field is replaced, so no identity can split a head."""
+    if text.isascii() and text.isprintable() and " " not in text:
+        return text.encode()
     return "".join(c if " " < c <= "~" else "?" for c in text).encode()

@@ -56,6 +56,8 @@ class Principal:
     expires_at: float | None
     is_revoked: bool
     plans: dict[Any, Any] = field(default_factory=dict)
+    recalled: Any = None
+    """Who it was found to be last, put here by the pipeline."""
 
 
 @dataclass(slots=True, eq=False)
