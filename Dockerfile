@@ -1,4 +1,11 @@
 # One image for every process: `tollgate gateway`, `admin`, `worker`, `migrate`, `apply`.
+FROM node:22-slim AS web
+WORKDIR /src/admin/web/assets
+COPY admin/web/assets/package.json admin/web/assets/package-lock.json ./
+RUN npm ci --ignore-scripts --no-audit --no-fund
+COPY admin/web/assets/app.js ./
+RUN mkdir ../static && npm run build
+
 FROM python:3.13-slim AS build
 WORKDIR /src
 RUN python -m venv /opt/tollgate
@@ -10,6 +17,7 @@ COPY ledger ledger
 COPY gateway gateway
 COPY admin admin
 COPY tollgate tollgate
+COPY --from=web /src/admin/web/static admin/web/static
 RUN /opt/tollgate/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
 
 FROM python:3.13-slim

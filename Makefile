@@ -8,12 +8,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
 COMPILE := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --no-header --no-annotate
 
-.PHONY: run test check format requirements clean
+WEB := admin/web
 
-run: .venv/.run
+.PHONY: run test check format requirements clean screenshots
+
+run: .venv/.run $(WEB)/static/app.js
 	@$(BIN)/tollgate dev $(ARGS)
 
-test: check
+test: check $(WEB)/static/app.js
 	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
 
 check: .venv/.test
@@ -37,6 +39,15 @@ format: .venv/.test
 	$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
+# What browsers run, bundled by npm. The pages have no script where it cannot be made, and work all the same.
+$(WEB)/static/app.js: $(WEB)/assets/app.js $(WEB)/assets/package.json $(WEB)/assets/package-lock.json
+	@cd $(WEB)/assets && { npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null && npm run --silent build; } \
+		|| echo "npm could not build $@: pages go without scripts" >&2
+
+# Every page at 1280 and 390 px, light and dark, into build/screenshots.
+screenshots: .venv/.test $(WEB)/static/app.js
+	@$(BIN)/python -m tests.browser.screenshots $(ARGS)
+
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "Tollgate needs Python 3.11 or newer, and $(PYTHON) is %d.%d: make PYTHON=python3.12 ..." % v[:2])'
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo "$(PYTHON) has no venv module: install it (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
@@ -51,7 +62,7 @@ requirements:
 
 # Removes what make made; the data of `make run` in .tollgate stay.
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(WEB)/assets/node_modules $(WEB)/static/app.js $(WEB)/static/charts.css .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Tollgate beside nginx, haproxy, nginx + Lua + Redis and aiohttp in one run: make bench ARGS=--quick, ARGS="--case get_1k",

@@ -21,11 +21,12 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from admin import observe
 from admin.accounts.sign_in import new_claim
-from admin.api import aliases, auth, customers, declarations, issuers, keys, projects, routes, tiers, upstreams
+from admin.api import aliases, customers, declarations, issuers, keys, projects, routes, tiers, upstreams
 from admin.api.serve import handler, preflight
 from admin.metrics import AdminMetrics
 from admin.site import Site, site_of
 from admin.store import Store, StoreUnavailable
+from admin.web.pages import ID_PATTERN, add_pages
 from config.log import setup
 from config.settings import Settings
 from ledger.dependency import Dependency
@@ -44,7 +45,6 @@ ENDPOINTS: Final = (
     *declarations.ENDPOINTS,
     *aliases.ENDPOINTS,
 )
-_ID_PATTERN: Final = "{id:[a-z]{1,8}_[0-9a-z]{1,64}}"
 
 log = logging.getLogger(__name__)
 
@@ -127,9 +127,9 @@ async def _end(task: asyncio.Task[None]) -> None:
 
 
 def _app(store: Store, metrics: AdminMetrics, site: Site, max_body_bytes: int) -> web.Application:
-    app = web.Application(middlewares=[observe.middleware(metrics)], client_max_size=max_body_bytes)
+    app = web.Application(middlewares=[observe.middleware(metrics, site)], client_max_size=max_body_bytes)
     for endpoint in ENDPOINTS:
-        path = endpoint.path.replace("{id}", _ID_PATTERN)
+        path = endpoint.path.replace("{id}", ID_PATTERN)
         if endpoint.method == "GET":
             app.router.add_get(path, handler(endpoint, store, site))  # answers HEAD too
         else:
@@ -137,9 +137,7 @@ def _app(store: Store, metrics: AdminMetrics, site: Site, max_body_bytes: int) -
         if endpoint.is_browser_safe:
             app.router.add_route("OPTIONS", path, preflight(endpoint))
 
-    for account_endpoint in auth.ENDPOINTS:
-        path = account_endpoint.path.replace("{id}", _ID_PATTERN)
-        app.router.add_route(account_endpoint.method, path, auth.handler(account_endpoint, store, site))
+    add_pages(app, store, site)
 
     async def ready(_: web.Request) -> web.Response:
         state = await store.state()

@@ -17,9 +17,11 @@ from aiohttp.typedefs import Handler, Middleware
 from admin.api import answers
 from admin.api.serve import ANY_ORIGIN, CALLER, IS_BROWSER_SAFE
 from admin.metrics import AdminMetrics
+from admin.site import Site
 from ledger.ids import uuid7_hex
 
 REQUEST_ID: Final = "X-Request-Id"
+_HSTS_S: Final = 365 * 86_400
 UNMATCHED: Final = "unmatched"
 _QUIET: Final = frozenset(("/health", "/ready"))
 
@@ -28,7 +30,7 @@ _FORM = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 log = logging.getLogger(__name__)
 
 
-def middleware(metrics: AdminMetrics) -> Middleware:
+def middleware(metrics: AdminMetrics, site: Site) -> Middleware:
     """The middleware that does all this."""
 
     @web.middleware
@@ -43,8 +45,9 @@ def middleware(metrics: AdminMetrics) -> Middleware:
             response = answers.of_error(error, request_id)
         finally:
             metrics.in_flight.dec()
-        response.headers[REQUEST_ID] = request_id
-        if request.get(IS_BROWSER_SAFE):
+        if not response.prepared:
+            _protect(response, request_id, site)
+        if request.get(IS_BROWSER_SAFE) and not response.prepared:
             response.headers.update(ANY_ORIGIN)
         _note(request, response, request_id, time.perf_counter() - began)
         return response
@@ -69,6 +72,19 @@ def middleware(metrics: AdminMetrics) -> Middleware:
         )
 
     return observe
+
+
+def _protect(response: web.StreamResponse, request_id: str, site: Site) -> None:
+    """What every answer says to browsers; pages have said more already."""
+    headers = response.headers
+    headers[REQUEST_ID] = request_id
+    headers.setdefault("X-Content-Type-Options", "nosniff")
+    headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+    headers.setdefault("X-Frame-Options", "DENY")
+    headers.setdefault("Referrer-Policy", "same-origin")
+    headers.setdefault("Cross-Origin-Opener-Policy", "same-origin")
+    if site.is_secure:
+        headers.setdefault("Strict-Transport-Security", f"max-age={_HSTS_S}")
 
 
 def _pattern(request: web.Request) -> str:

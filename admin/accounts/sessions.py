@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Final
@@ -118,3 +118,8 @@ async def end_others(connection: asyncpg.Connection, session: Session) -> None:
 
 def _session(row: asyncpg.Record) -> Session:
     return Session(**{**row, "mode": Mode(row["mode"])})
+
+
+def in_mode(session: Session, mode: Mode) -> Session:
+    """The session as if its pages showed this mode."""
+    return session if session.mode is mode else replace(session, mode=mode)

@@ -6,6 +6,6 @@ for a grace period; a key is rotated once, its successor is rotated next. Revoki
 """
 
 from admin.keys.create import CreatedKey, create_key, rotate_key
-from admin.keys.rows import Key, get_key, list_keys, revoke_key
+from admin.keys.rows import Key, get_key, has_secret_key, list_keys, revoke_key
 
-__all__ = ["CreatedKey", "Key", "create_key", "get_key", "list_keys", "revoke_key", "rotate_key"]
+__all__ = ["CreatedKey", "Key", "create_key", "get_key", "has_secret_key", "list_keys", "revoke_key", "rotate_key"]

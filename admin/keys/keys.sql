@@ -30,3 +30,7 @@ UPDATE keys SET rotated_to = $2, expires_at = least(expires_at, $3) WHERE id = $
 
 -- name: revoke
 UPDATE keys SET revoked_at = now() WHERE id = $1 AND revoked_at IS NULL RETURNING id
+
+-- name: has_secret
+SELECT EXISTS (SELECT FROM keys WHERE project_id = $1 AND mode = $2 AND kind = 'sk' AND revoked_at IS NULL
+               AND (expires_at IS NULL OR expires_at > now()))

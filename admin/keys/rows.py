@@ -64,6 +64,11 @@ async def get_key(connection: asyncpg.Connection, key_id: str, scope: Scope | No
     return None if row is None else _key(row)
 
 
+async def has_secret_key(connection: asyncpg.Connection, scope: Scope) -> bool:
+    """True if a secret key works there."""
+    return bool(await connection.fetchval(_SQL["has_secret"], scope.project_id, scope.mode))
+
+
 async def revoke_key(connection: asyncpg.Connection, key: Key, *, actor: str) -> Key:
     """Revoke a key now; one that is revoked already stays as it is. Returns it as it is afterwards."""
     async with writing(connection):

@@ -54,3 +54,37 @@ async def create(connection: asyncpg.Connection, spec: ProjectSpec, *, actor: st
         after = {"name": spec.name, "kind": spec.kind}
         change = Change(Action.CREATED, "project", spec.name, project_id, project_id, None, None, after)
         return await record(connection, change, actor=actor)
+
+
+async def rename(connection: asyncpg.Connection, project_id: str, name: str, *, actor: str) -> None:
+    """Give a project another name. Raises Refused if it is taken."""
+    async with writing(connection):
+        project = await get(connection, project_id)
+        assert project is not None  # the caller found it
+        if project.name == name:
+            return
+        if await by_name(connection, name) is not None:
+            raise Refused(f"a project is called {name!r} already", "name")
+        await connection.execute(_SQL["rename"], project_id, name)
+        before, after = {"name": project.name}, {"name": name}
+        change = Change(Action.UPDATED, "project", name, project_id, project_id, None, dict(before), dict(after))
+        await record(connection, change, actor=actor)
+
+
+async def counts(connection: asyncpg.Connection, project_id: str) -> dict[str, int]:
+    """How many keys, customers, tiers, routes and members go when it goes."""
+    row = await connection.fetchrow(_SQL["counts"], project_id)
+    assert row is not None
+    return dict(row)
+
+
+async def delete(connection: asyncpg.Connection, project_id: str, *, actor: str) -> None:
+    """Remove a project with all that is declared in it: its keys stop working at once. Usage and audit stay."""
+    async with writing(connection):
+        project = await get(connection, project_id)
+        assert project is not None  # the caller found it
+        before = {"name": project.name, "kind": project.kind}
+        change = Change(Action.DELETED, "project", project.name, project_id, project_id, None, dict(before), None)
+        await record(connection, change, actor=actor)
+        await connection.execute(_SQL["drop_subscriptions"], project_id)
+        await connection.execute(_SQL["delete"], project_id)

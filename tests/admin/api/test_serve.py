@@ -48,7 +48,7 @@ async def test_methods_and_paths_that_are_not_there(world: World) -> None:
     assert (answer.status, answer.code) == (405, "method_not_allowed")
     assert set(answer.headers["Allow"].split(",")) == {"GET", "HEAD", "POST"}
     assert (await world.test.get("/api/v1/nothing")).code == "not_found"
-    assert (await world.test.get("/")).code == "not_found"
+    assert (await world.test.get("/nothing")).code == "not_found"
 
 
 async def test_head_answers_as_get_without_a_body(world: World) -> None:

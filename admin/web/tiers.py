@@ -1,0 +1,216 @@
+"""/dashboard/tiers: plans with their limits. A change is shown first, with how many customers it touches."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from functools import partial
+from typing import Any, Final
+
+from admin.api.call import not_found
+from admin.api.resources import validated
+from admin.changes import Change
+from admin.nouns import Stored, fields_of
+from admin.permissions import Permission
+from admin.tiers import rows
+from admin.web.page import Answer, Html, Page, Redirect, View, Wrong
+from admin.web.paging import shown
+from ledger import sql
+from ledger.specs import TierSpec
+
+_SQL = sql.load("admin.web", "tiers.sql")
+_BLANK_ROWS: Final = 2
+_MOST_ROWS: Final = 20
+_WHOLE = re.compile(r"-?\d{1,15}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaRow:
+    """One line of the form, as text."""
+
+    meter: str = ""
+    limit: str = ""
+    beyond: str = "hard"
+    price: str = ""
+
+
+class _Preview(Exception):
+    """Ends the transaction of a look at what would change."""
+
+    def __init__(self, changes: list[Change]) -> None:
+        super().__init__()
+        self.changes = changes
+
+
+async def list_(view: View) -> Answer:
+    page = await shown(view, partial(rows.page, view.connection, view.scope))
+    counted = await view.connection.fetch(_SQL["customers"], view.here.id, view.scope.mode)
+    customers = {row["tier_id"]: row["customers"] for row in counted}
+    without = await view.connection.fetchval(_SQL["without"], view.here.id, view.scope.mode)
+    return Html("tiers.html", {"page": page, "customers": customers, "without": without})
+
+
+async def new(view: View) -> Answer:
+    return Html("tier_form.html", {"tier": None, "quotas": _quota_rows(view, None), "features": "", "preview": None})
+
+
+async def create(view: View) -> Answer:
+    spec = validated(TierSpec, {"name": view.text("name"), **_fields(view), "modes": [view.scope.mode]})
+    await rows.create(view.connection, view.scope, spec, actor=view.actor)
+    return Redirect("/dashboard/tiers", f"Tier {spec.name} is made.")
+
+
+async def _found(view: View) -> Stored[TierSpec]:
+    tier = await rows.get(view.connection, view.scope, view.params["id"])
+    if tier is None:
+        raise not_found("tier", view.params["id"])
+    return tier
+
+
+async def edit(view: View) -> Answer:
+    tier = await _found(view)
+    return Html("tier_form.html", _form(view, tier, None))
+
+
+def _form(view: View, tier: Stored[TierSpec], preview: dict[str, Any] | None) -> dict[str, Any]:
+    features = "\n".join(f"{name}: {_shown(value)}" for name, value in tier.spec.features.items())
+    return {"tier": tier, "quotas": _quota_rows(view, tier), "features": features, "preview": preview}
+
+
+async def update(view: View) -> Answer:
+    """Two steps: what would change and for how many, then the change."""
+    tier = await _found(view)
+    body = {**fields_of(tier.spec), **_fields(view), "modes": [view.scope.mode]}
+    spec = validated(TierSpec, body)
+    if view.text("do") == "save":
+        await rows.update(view.connection, view.scope, tier, spec, actor=view.actor)
+        return Redirect("/dashboard/tiers", f"Tier {spec.name} is changed. Gateways follow within a second.")
+    try:
+        async with view.connection.transaction():
+            raise _Preview(await rows.update(view.connection, view.scope, tier, spec, actor=view.actor))
+    except _Preview as found:
+        changes = found.changes
+    affected = await view.connection.fetchval(_SQL["affected"], tier.id)
+    by_default = await view.connection.fetchval(_SQL["without"], view.here.id, view.scope.mode)
+    own = next((change for change in changes if change.object_id == tier.id), None)
+    others = [change.name for change in changes if change.object_id != tier.id]
+    preview = {
+        "fields": own.fields if own else {},
+        "affected": affected + (by_default if tier.spec.default else 0),
+        "others": others,
+    }
+    return Html("tier_form.html", _form(view, tier, preview))
+
+
+async def delete_page(view: View) -> Answer:
+    tier = await _found(view)
+    return Html(
+        "tier_delete.html", {"tier": tier, "affected": await view.connection.fetchval(_SQL["affected"], tier.id)}
+    )
+
+
+async def delete(view: View) -> Answer:
+    tier = await _found(view)
+    await rows.delete(view.connection, view.scope, tier, actor=view.actor)
+    return Redirect("/dashboard/tiers", f"Tier {tier.spec.name} is deleted.")
+
+
+def _fields(view: View) -> dict[str, Any]:
+    """The form as the API would take it, without the name. Raises Wrong."""
+    return {
+        "title": view.text("title") or None,
+        "price_minor": _minor(view.text("price") or "0", "price"),
+        "currency": view.text("currency", "usd").lower(),
+        "billing_interval": view.text("billing_interval", "month"),
+        "requests_per_minute": view.text("requests_per_minute").replace(",", "") or None,
+        "spend_cap_minor": _minor(view.text("spend_cap"), "spend_cap") if view.text("spend_cap") else None,
+        "trial_days": view.text("trial_days") or 0,
+        "quotas": _quotas(view),
+        "features": _features(view),
+        "default": "default" in view.form,
+        "popular": "popular" in view.form,
+    }
+
+
+def _quotas(view: View) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for row in _sent_rows(view):
+        if not row.meter:
+            if row.limit:
+                raise Wrong(quotas=f"which meter is limited to {row.limit}?")
+            continue
+        if row.meter in found:
+            raise Wrong(quotas=f"{row.meter} is there twice")
+        quota: dict[str, Any] = {"limit": row.limit.replace(",", "") or None, "hard": row.beyond == "hard"}
+        if row.beyond != "hard" and row.price:
+            quota["overage_price"] = row.price
+        found[row.meter] = quota
+    return found
+
+
+def _sent_rows(view: View) -> list[QuotaRow]:
+    columns = [
+        [str(v).strip() for v in view.form.getall(f"quota_{n}", [])] for n in ("meter", "limit", "beyond", "price")
+    ]
+    return [QuotaRow(*row) for row in zip(*columns, strict=False)][:_MOST_ROWS]
+
+
+def _quota_rows(view: View, tier: Stored[TierSpec] | None) -> list[QuotaRow]:
+    """The lines that the form shows: what was sent, else what is stored, and some blank ones."""
+    if view.form:
+        found = [row for row in _sent_rows(view) if row != QuotaRow()]
+    elif tier is not None:
+        found = [
+            QuotaRow(
+                meter,
+                "" if quota.limit is None else str(quota.limit),
+                "hard" if quota.hard else "soft",
+                "" if quota.overage_price is None else str(quota.overage_price),
+            )
+            for meter, quota in tier.spec.quotas.items()
+        ]
+    else:
+        found = [QuotaRow("requests")]
+    return found + [QuotaRow()] * _BLANK_ROWS
+
+
+def _features(view: View) -> dict[str, Any]:
+    """Lines such as `seats: 5`."""
+    found: dict[str, Any] = {}
+    for line in view.text("features").splitlines():
+        if line.strip():
+            name, _, value = line.partition(":")
+            found[name.strip()] = _value(value.strip() or "yes")
+    return found
+
+
+def _value(text: str) -> bool | int | str:
+    if text.lower() in ("yes", "true"):
+        return True
+    if text.lower() in ("no", "false"):
+        return False
+    return int(text) if _WHOLE.fullmatch(text) else text
+
+
+def _shown(value: bool | int | str) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _minor(text: str, field: str) -> int:
+    """49.90 as 4990."""
+    try:
+        amount = Decimal(text.replace(",", "")) * 100
+    except InvalidOperation:
+        raise Wrong(**{field: f"expected an amount such as 49 or 49.90, got {text!r:.40}"}) from None
+    if not amount.is_finite() or amount != int(amount) or not 0 <= amount <= 2**53:
+        raise Wrong(**{field: "expected an amount of at least 0 with two digits at most after the point"})
+    return int(amount)
+
+
+PAGES: Final = (
+    Page("/dashboard/tiers", list_, Permission.TIERS_READ),
+    Page("/dashboard/tiers/new", new, Permission.TIERS_WRITE, create, once=True),
+    Page("/dashboard/tiers/{id}", edit, Permission.TIERS_READ, update, Permission.TIERS_WRITE),
+    Page("/dashboard/tiers/{id}/delete", delete_page, Permission.TIERS_WRITE, delete),
+)

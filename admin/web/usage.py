@@ -1,0 +1,61 @@
+"""/dashboard/usage: a month by day, by customer, key and route; the last requests; the same as CSV."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final
+
+from admin.permissions import Permission
+from admin.web import figures
+from admin.web.page import Answer, Html, Page, Raw, View
+from ledger.periods import months_after
+
+_MONTHS: Final = 12
+RECENT: Final = 25
+
+
+async def show(view: View) -> Answer:
+    now = datetime.now(UTC)
+    start, end = figures.parse_month(view.request.query.get("period"), now)
+    this, _ = figures.month_of(now)
+    known = await figures.meters(view.connection, view.scope, months_after(this, -_MONTHS))
+    meter = view.request.query.get("meter", figures.REQUESTS)
+    meter = meter if meter in known else figures.REQUESTS
+    points = await figures.days(view.connection, view.scope, meter, start, end)
+    shares = {}
+    for by in ("customer", "key", "route"):
+        shares[by] = await figures.shares(view.connection, view.scope, by, meter, start, end)
+    return Html(
+        "usage.html",
+        {
+            "period": f"{start:%Y-%m}",
+            "periods": [(f"{m:%Y-%m}", f"{m:%B %Y}") for m in (months_after(this, -n) for n in range(_MONTHS))],
+            "meter": meter,
+            "meters": known,
+            "points": points,
+            "most": figures.most(points),
+            "total": sum(point.value for point in points),
+            "shares": shares,
+            "recent": await figures.recent(view.connection, view.scope, _before(view), RECENT),
+        },
+    )
+
+
+def _before(view: View) -> datetime | None:
+    try:
+        at = datetime.fromisoformat(view.request.query.get("before", ""))
+    except ValueError:
+        return None
+    return at if at.tzinfo is not None and 2000 <= at.year < 9000 else None
+
+
+async def export(view: View) -> Answer:
+    start, end = figures.parse_month(view.request.query.get("period"), datetime.now(UTC))
+    body = await figures.as_csv(view.connection, view.scope, start, end)
+    return Raw(body, "text/csv", f"usage-{view.scope.mode}-{start:%Y-%m}.csv")
+
+
+PAGES: Final = (
+    Page("/dashboard/usage", show, Permission.USAGE_READ),
+    Page("/dashboard/usage.csv", export, Permission.USAGE_READ),
+)
