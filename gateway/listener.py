@@ -55,6 +55,10 @@ class Door:
     memory: Memory
     trust: Trust = NOBODY
 
+    def in_flight(self) -> list[Exchange]:
+        """The requests that are not over."""
+        return [connection.exchange for connection in self.connections if connection.exchange is not None]
+
 
 # What a connection is doing
 _HEAD, _EXCHANGE, _TUNNEL, _LINGER, _CLOSED = range(5)
@@ -189,6 +193,11 @@ class ClientConnection(AnswerWriter):
                 self._read_body(data)
             else:
                 self._keep(data)
+
+    @property
+    def exchange(self) -> Exchange | None:
+        """The request that is under way."""
+        return self._ex
 
     @property
     def is_busy(self) -> bool:

@@ -18,7 +18,7 @@ from gateway.callers import Preflight, recall, recognise
 from gateway.context import RETRY_SOON, Gateway, Refusal
 from gateway.exchange import BodyTooLarge, ClientGone, Tunnel, suspend
 from gateway.http1.response import CHUNKED, LENGTH, NONE, TUNNEL
-from gateway.limits.decide import ADMITTED, Denial, denial_of, later, limit_headers
+from gateway.limits.decide import ADMITTED, UNKNOWN, Denial, denial_of, later, limit_headers
 from gateway.memory import Caller, TurnedAway
 from gateway.metering.ask import (
     ANSWER_FIELDS,
@@ -226,6 +226,9 @@ def verdict(gw: Gateway, ex: Exchange, plan: Plan, reply: list[int] | None) -> b
         gw.metrics.admissions[Admission.ADMITTED] += 1
         plan.seen = reply
         return limit_headers(plan, reply)
+    if reply[0] == UNKNOWN:
+        gw.limiter.knows_counters = False
+        return alone(gw, ex, plan)
     denial, for_s = denial_of(plan, reply)
     now = time.monotonic()
     plan.denial, plan.denied_until, plan.refused_until = (reply, now), now + for_s, 0.0

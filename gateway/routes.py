@@ -25,7 +25,7 @@ from gateway.bearers import bearer_of, is_token
 from gateway.callers import authenticate, customer_of, refusal_of
 from gateway.context import RETRY_SOON, Gateway, Refusal
 from gateway.exchange import BodyTooLarge, suspend
-from gateway.limits.decide import ADMITTED, COUNTED_BEFORE, denial_of, limit_headers
+from gateway.limits.decide import ADMITTED, COUNTED_BEFORE, UNKNOWN, denial_of, limit_headers
 from gateway.limits.plan import Plan, make_plan
 from gateway.metering.event import event_of
 from gateway.metrics import Admission
@@ -33,7 +33,7 @@ from gateway.pipeline import answer, refuse, serve
 from gateway.proxy.collector import collect
 from gateway.relay import belongs_to_admin, relay
 from gateway.store.redis import encode
-from ledger import problems
+from ledger import names, problems
 from ledger.events import MAX_QUANTITY, Outcome
 from ledger.keys import KeyKind
 from ledger.meters import IN_EVERY_EVENT
@@ -87,12 +87,13 @@ async def _ready(gw: Gateway, ex: Exchange) -> None:
         "routes": "ok" if snapshot.is_loaded else "not loaded yet",
         "postgres": "ok" if snapshot.is_connected else "unavailable",
         "redis": "ok" if redis.available else "unavailable",
+        "counters": "ok" if gw.limiter.knows_counters else "being rebuilt",
         "backlog": "full" if gw.limiter.is_full else "ok",
         "spool": _spool_state(gw),
         "draining": "yes" if gw.is_draining else "no",
     }
     # Without Postgres, known keys go on being served; without Redis, the routes whose policy says so.
-    can_admit = redis.available or any(
+    can_admit = (redis.available and gw.limiter.knows_counters) or any(
         r.spec.on_store_failure is not StoreFailure.CLOSED for r in snapshot.table.by_id.values()
     )
     is_ready = snapshot.is_loaded and can_admit and not gw.limiter.is_full
@@ -128,7 +129,7 @@ async def _data(gw: Gateway, ex: Exchange) -> None:
     if gw.limiter.is_full or not gw.limiter.ask(ex, plan):
         return refuse(gw, ex, Refusal(problems.LIMITS_UNAVAILABLE, RETRY_SOON, Admission.UNAVAILABLE))
     reply = await suspend()
-    if reply is None:
+    if reply is None or reply[0] == UNKNOWN:
         return refuse(gw, ex, Refusal(problems.LIMITS_UNAVAILABLE, RETRY_SOON, Admission.UNAVAILABLE))
     headers = limit_headers(plan, reply)
     used = reply[2 + 2 * len(plan.windows)] if plan.quotas else 0
@@ -184,11 +185,11 @@ async def _usage(gw: Gateway, ex: Exchange) -> None:
     if not redis.available:
         return refuse(gw, ex, Refusal(problems.LIMITS_UNAVAILABLE, RETRY_SOON, Admission.UNAVAILABLE))
     ex.admitting = True
-    redis.send(encode(("GET", plan.quotas[0].key)), _Once(ex))
+    redis.send(encode(("MGET", names.epoch_beside(plan.reservations), plan.quotas[0].key)), _Once(ex))
     reply = await suspend()
-    if reply is not None and not isinstance(reply, bytes):  # late, lost or an error
+    if not isinstance(reply, list) or reply[0] is None:  # late, lost or an error; or the counters are being rebuilt
         return refuse(gw, ex, Refusal(problems.LIMITS_UNAVAILABLE, RETRY_SOON, Admission.UNAVAILABLE))
-    ex.client.respond(ex, 200, _JSON, orjson.dumps(_figures(plan, meter, int(reply or 0))))
+    ex.client.respond(ex, 200, _JSON, orjson.dumps(_figures(plan, meter, int(reply[1] or 0))))
 
 
 LATE: Final = object()

@@ -18,6 +18,8 @@ import secrets
 import signal
 import socket
 import sys
+import time
+from importlib import resources
 from typing import Any, Final
 
 import orjson
@@ -31,6 +33,7 @@ from gateway.clock import TICK, Clock
 from gateway.context import Gateway
 from gateway.limits.census import Census
 from gateway.limits.limiter import SCRIPTS, Limiter
+from gateway.limits.report import Reporter
 from gateway.listener import ClientConnection, Door
 from gateway.memory import Memory
 from gateway.metrics import Metrics
@@ -58,7 +61,8 @@ def build_door(settings: Settings, name: str) -> Door:
         settings.redis_url.get_secret_value(),
         SCRIPTS,
         deadline=gateway.store_deadline_ms / 1000,
-        greeting=[_sign_of_life(name)],  # before anything is held in this process's name
+        # before anything is held in this process's name, and before any counter is believed
+        greeting=[_sign_of_life(name), _census(name), _arrival(settings.redis_shards)],
     )
     snapshot = Snapshot(
         settings.postgres_url.get_secret_value(),
@@ -89,6 +93,16 @@ def build_door(settings: Settings, name: str) -> Door:
 def _sign_of_life(name: str) -> tuple[str, ...]:
     """The command that says for 15 seconds that this process lives; its reservations are swept once it is gone."""
     return ("SET", names.gateway_alive(name), "alive", "EX", "15")
+
+
+def _census(name: str) -> tuple[str, ...]:
+    return ("ZADD", names.GATEWAYS, str(int(time.time())), name)
+
+
+def _arrival(shards: int) -> tuple[str, ...]:
+    """The command that makes the counters unknown if Redis is another process than before."""
+    script = resources.files("ledger").joinpath("arrive.lua").read_text(encoding="utf-8")
+    return ("EVAL", script, str(1 + shards), names.RUN, *(names.epoch(shard) for shard in range(shards)))
 
 
 class Worker:
@@ -182,6 +196,7 @@ class Worker:
         alive = encode(_sign_of_life(name))
         backlog = _Backlog(gateway.limiter, self._settings.stream_max_entries, gateway.shards)
         census = Census(gateway.limiter, name)
+        reporter = Reporter(gateway.limiter, name, gateway.shards, door.in_flight)
         beats = 0
         while True:
             await asyncio.sleep(TICK)
@@ -192,6 +207,8 @@ class Worker:
                 now = gateway.clock.now - TICK  # deadlines were set by a clock up to a tick old: never fire early
                 for connection in tuple(door.connections):
                     connection.sweep(now)
+            if beats % (10 if gateway.limiter.knows_counters else 1) == 0 or beats == 1:
+                reporter.look()
             if beats % 10 == 0:
                 gateway.pools.sweep()
                 gateway.incidents.tick()

@@ -26,6 +26,9 @@ class IngestMetrics:
         self.orphaned = Counter(
             "tollgate_orphaned_total", "Reservations of dead gateways that were resolved", registry=registry
         )
+        self.shards_healed = Counter(
+            "tollgate_shards_healed_total", "Shards whose lost counters were rebuilt from the ledger", registry=registry
+        )
         self.stream_entries = Gauge("tollgate_stream_entries", "Usage events not stored yet", registry=registry)
         self.stream_lag = Gauge(
             "tollgate_stream_lag_seconds", "Age of the oldest usage event not stored yet", registry=registry

@@ -12,6 +12,9 @@ fixed for the life of a Redis data set.
 | `tg:{NN}:quota:<owner>:<meter>:<t>`   | string | used + reserved in the period that began at Unix second t         |
 | `tg:{NN}:idem:<sha>`                  | string | an idempotent count already made                                  |
 | `tg:{NN}:applied`                     | hash   | spool id → number of its last record that was replayed here       |
+| `tg:{NN}:epoch`                       | string | present while the shard's counters are complete (ledger/heal.py)   |
+| `tg:run`                              | string | the Redis process that the epochs were made under                 |
+| `tg:heal`, `tg:heal:<pass>`           | string, set | the healing pass under way; the gateways that reported to it |
 | `tg:gateways`                         | zset   | gateway processes by when they last said that they live (Unix s)  |
 | `tg:gateway:<instance>`               | string | "alive", expires; a reservation of an instance without it is orphaned |
 """
@@ -31,6 +34,8 @@ def shard_of(project_id: str, customer_id: str | None, shards: int) -> int:
 
 
 GATEWAYS: Final = "tg:gateways"
+RUN: Final = "tg:run"
+HEAL: Final = "tg:heal"
 
 
 def usage_stream(shard: int) -> str:
@@ -39,6 +44,19 @@ def usage_stream(shard: int) -> str:
 
 def reservations(shard: int) -> str:
     return f"tg:{{{shard:02d}}}:resv"
+
+
+def epoch(shard: int) -> str:
+    return f"tg:{{{shard:02d}}}:epoch"
+
+
+def epoch_beside(reservations_key: str) -> str:
+    """The epoch of the same shard."""
+    return reservations_key.removesuffix("resv") + "epoch"
+
+
+def reports(token: str) -> str:
+    return f"{HEAL}:{token}"
 
 
 def applied(reservations_key: str) -> str:

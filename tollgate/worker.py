@@ -35,6 +35,7 @@ from config.log import setup
 from config.settings import Settings, WorkerSettings
 from ledger.dependency import Dependency, wait
 from ledger.drain import Drain
+from ledger.heal import Healer, HealingFailed
 from ledger.ingest import AWAY_ERRORS, Writer, brief
 from ledger.mail.post import deliver_due, forget_old
 from ledger.mail.transports import transport
@@ -50,6 +51,7 @@ from tollgate.billing import keep_billing
 LANES: Final = 2
 HOUSEKEEPING_S: Final = 3600.0
 BACKLOG_S: Final = 2.0
+HEAL_S: Final = 0.5
 POST_S: Final = 0.5
 """How often due mail is looked for."""
 STOP_S: Final = 3.0
@@ -137,6 +139,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 sweeper = Sweeper(client, settings.redis_shards, settings.worker.orphan_policy)
                 interval_s = settings.worker.sweep_interval_ms / 1000
                 tasks.create_task(_keep_sweeping(sweeper, interval_s, metrics, stop), name="sweeper")
+                healer = Healer(client, connect, settings.redis_shards)
+                tasks.create_task(_keep_healing(healer, metrics, stop), name="healer")
                 await stop.wait()
                 deadline.reschedule(asyncio.get_running_loop().time() + STOP_S)
         except TimeoutError:
@@ -214,6 +218,18 @@ async def _keep_sweeping(sweeper: Sweeper, interval_s: float, metrics: IngestMet
         except (RedisError, OSError):
             metrics.redis_errors.inc()
         await wait(stop, interval_s)
+
+
+async def _keep_healing(healer: Healer, metrics: IngestMetrics, stop: asyncio.Event) -> None:
+    """Rebuild counters that Redis has lost."""
+    while not stop.is_set():
+        try:
+            metrics.shards_healed.inc(await healer.look())
+        except HealingFailed as error:
+            log.error("the counters could not be rebuilt, trying again: %s", error)
+        except (*AWAY_ERRORS, RedisError, TimeoutError):
+            metrics.redis_errors.inc()
+        await wait(stop, HEAL_S)
 
 
 async def _watch_backlog(stream: UsageStream, metrics: IngestMetrics, stop: asyncio.Event) -> None:

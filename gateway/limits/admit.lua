@@ -1,11 +1,12 @@
 -- Admit one request against every limit that applies, or none of them, and hold what it will use.
 --
 -- KEYS  1 reservations (hash) | then each sliding window (list of admission times, ms) | then each quota counter |
---       then, if `idem` is 1, the idempotency marker
+--       then, if `idem` is 1, the idempotency marker | last the shard's epoch
 -- ARGV  1 event id | 2 reservation (JSON) | 3 number of windows | 4 number of quotas | 5 idem |
 --       per window: limit, length in ms | per quota: limit (-1 = none), quantity, end of period (Unix s)
 -- Reply {verdict, now_ms, per window: count, oldest_ms | per quota: used}
---       verdict 0 admitted, n > 0 refused by the n-th limit (windows first), -1 counted before (idempotency marker)
+--       verdict 0 admitted, n > 0 refused by the n-th limit (windows first), -1 counted before (idempotency marker),
+--       -2 unknown: the counters were lost, and nothing was changed
 --
 -- A window holds the admission times of the last `length` ms, so "never more than `limit` in any such span" is exact.
 -- It is counted by adding first and taking back on refusal: one command less for those who are admitted. Its list expires
@@ -18,6 +19,11 @@ local stamp = time[1] .. ms
 local now = tonumber(stamp)
 local reply = {0, now}
 local marker = KEYS[2 + windows + quotas]
+
+if redis.call('EXISTS', KEYS[#KEYS]) == 0 then
+    reply[1] = -2
+    return reply
+end
 
 if idem and redis.call('EXISTS', marker) == 1 then
     reply[1] = -1

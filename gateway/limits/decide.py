@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 ADMITTED: Final = 0
 COUNTED_BEFORE: Final = -1
+UNKNOWN: Final = -2
+"""The counters were lost and are being rebuilt; nothing was admitted, nothing refused."""
 
 _MAX_QUOTA_DENIAL_S: Final = 1.0
 """A quota refusal is remembered this long only, since a settlement may give held quota back."""

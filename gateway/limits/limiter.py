@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import hiredis
@@ -44,6 +45,10 @@ _BATCH: Final = 64
 _MOST_FLYING: Final = 16 * _BATCH
 """Settlements under way at once, some 5 ms of Redis: after an outage they must not hold up admissions."""
 _RETRY_S: Final = 0.25
+_TAIL_S: Final = 5.0
+"""Longer than the stream takes to drain and than Redis takes to sync its file; beyond it, a lost Redis loses."""
+_TAIL_MOST: Final = 50_000
+"""Settlements in the tail, some 500 bytes each."""
 
 
 _PASSING: Final = (
@@ -101,6 +106,11 @@ class Limiter:
         """Gateway processes alive, as Redis last said; 0: it never did, so nobody knows what this one's share is."""
         self._shares = Shares()
         self._is_behind = spool is not None and not spool.is_empty
+        self._tail: deque[tuple[float, Any, int]] = deque()
+        self._tail_size = 0
+        self._told: Callable[[], None] | None = None
+        self.knows_counters = True
+        """False while the counters in Redis are being rebuilt."""
         self.admitted_alone = 0
         self.refused_full = 0
         """Requests refused because what they use could not be recorded."""
@@ -232,6 +242,7 @@ class Limiter:
             self._replay()
         elif self._queue:
             self._queue = self._spill(self._queue)
+        self._tell()
         if not self._flying and not self._is_replaying and self._has_work:
             self._wake(_RETRY_S)
 
@@ -256,6 +267,35 @@ class Limiter:
         except SpoolError:  # the spool has logged it
             pass
         return settlements[done:]
+
+    # -- what Redis may have lost
+
+    def _remember(self, sent: Any, size: int) -> None:
+        """Keep what Redis has acknowledged for as long as it may not have it for good."""
+        tail, now = self._tail, self._loop.time()
+        tail.append((now, sent, size))
+        self._tail_size += size
+        while tail[0][0] < now - _TAIL_S or self._tail_size > _TAIL_MOST:
+            self._tail_size -= tail.popleft()[2]
+
+    def repeat_tail(self) -> None:
+        """Send again what was acknowledged in the last seconds, in order; what Redis has, or the ledger, changes nothing."""
+        for _, sent, _ in self._tail:
+            self.redis.send(_settle_command(sent) if type(sent) is list else sent, _Repeated())
+
+    def when_told(self, say: Callable[[], None]) -> None:
+        """Call `say` as soon as everything that was spooled or queued is on its way to Redis."""
+        self._told = say
+        if self.redis.available:
+            self.flush()
+        self._tell()
+        self._wake(_LINGER_S)
+
+    def _tell(self) -> None:
+        told = self._told
+        if told is not None and not self._queue and not self._unspooled and (self.spool is None or self.spool.is_empty):
+            self._told = None
+            told()
 
     # -- what was spooled
 
@@ -284,18 +324,20 @@ class Limiter:
                     entries = entries[: len(entries) // 2]
             else:
                 self._is_replaying = True
-                self.redis.send(call, _Replay(self, len(entries)))
+                self.redis.send(call, _Replay(self, call, len(entries)))
                 return
 
-    def replayed(self, count: int, reply: Any) -> None:
+    def replayed(self, call: bytes, count: int, reply: Any) -> None:
         """A batch of spooled records was answered; if not with a number, it is sent again."""
         self._is_replaying = False
         assert self.spool is not None
         if type(reply) is int:
+            self._remember(call, count)
             self._replay_limit = min(_BATCH, self._replay_limit * 2)
             self.spool.confirm(count)
             if self.spool.is_empty:
                 self._is_behind = False
+                self._tell()
             elif self.redis.available:
                 self._replay()
         elif isinstance(reply, hiredis.ReplyError):
@@ -323,8 +365,11 @@ class Limiter:
         """A batch was answered; if not with yes, it is sent again."""
         self._flying -= len(batch)
         if type(reply) is int:
+            self._remember(batch, len(batch))
             if self._queue or self._unspooled:
                 self._wake(_LINGER_S)
+            elif self._told is not None:
+                self._tell()
             return
         if isinstance(reply, hiredis.ReplyError):
             self.redis.errors += 1
@@ -356,17 +401,30 @@ class Limiter:
         return len(self._queue) + len(self._unspooled) + self._flying
 
 
+class _Repeated:
+    """Waits for what was acknowledged once before."""
+
+    __slots__ = ()
+
+    def on_reply(self, reply: Any) -> None:
+        pass
+
+    def on_timeout(self) -> None:
+        pass
+
+
 class _Replay:
     """Waits for the reply to one batch of spooled records."""
 
-    __slots__ = ("_count", "_limiter")
+    __slots__ = ("_call", "_count", "_limiter")
 
-    def __init__(self, limiter: Limiter, count: int) -> None:
+    def __init__(self, limiter: Limiter, call: bytes, count: int) -> None:
         self._limiter = limiter
+        self._call = call
         self._count = count
 
     def on_reply(self, reply: Any) -> None:
-        self._limiter.replayed(self._count, reply)
+        self._limiter.replayed(self._call, self._count, reply)
 
     def on_timeout(self) -> None:
         pass  # its reply, or LOST, still comes

@@ -244,6 +244,7 @@ def _admit_command(plan: Plan, marker: str | None) -> tuple[bytes, bytes]:
         *(w.key for w in plan.windows),
         *(q.key for q in plan.quotas),
         *([marker] if marker else []),
+        names.epoch_beside(plan.reservations),
     ]
     tail: list[int] = [len(plan.windows), len(plan.quotas), 1 if marker else 0]
     for window in plan.windows:

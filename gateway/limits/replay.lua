@@ -1,6 +1,7 @@
 -- Apply what a gateway spooled while Redis was away, each record exactly once and in order.
 --
--- KEYS  per record: applied (hash: spool id → number of its last record applied here), reservations (hash), then
+-- KEYS  per record: the shard's epoch, applied (hash: spool id → number of its last record applied here), reservations
+--         (hash), then
 --         settle: usage stream, each quota counter to correct
 --         hold:   each sliding window, each quota counter
 -- ARGV  per record: spool id, number, then
@@ -10,10 +11,13 @@
 -- Reply number of records that were new
 --
 -- A hold is a request that was admitted without Redis: it is counted whatever the limits say, as if it had come then.
+-- While the shard's counters are lost it is only held: whoever rebuilds them counts what is held (ledger/heal.py).
 local k, a, fresh = 1, 1, 0
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 while ARGV[a] do
+    local is_known = redis.call('EXISTS', KEYS[k]) == 1
+    k = k + 1
     local number = tonumber(ARGV[a + 1])
     local last = tonumber(redis.call('HGET', KEYS[k], ARGV[a]) or 0)
     local is_new, kind, id = number > last, ARGV[a + 2], ARGV[a + 3]
@@ -28,9 +32,8 @@ while ARGV[a] do
         if is_new then
             local held = redis.call('HDEL', KEYS[k + 1], id)
             for i = 1, corrections do
-                if held == 1 and redis.call('EXISTS', KEYS[k + 2 + i]) == 1 then
-                    redis.call('INCRBY', KEYS[k + 2 + i], ARGV[a + 5 + i])
-                end
+                local used = held == 1 and tonumber(redis.call('GET', KEYS[k + 2 + i]))
+                if used and used < 4e18 then redis.call('INCRBY', KEYS[k + 2 + i], ARGV[a + 5 + i]) end
             end
             if ARGV[a + 4] ~= '' and (held == 1 or not only_if_held) then
                 redis.call('XADD', KEYS[k + 2], '*', 'e', ARGV[a + 4])
@@ -42,7 +45,7 @@ while ARGV[a] do
         local at, windows, quotas = tonumber(ARGV[a + 5]), tonumber(ARGV[a + 6]), tonumber(ARGV[a + 7])
         if at > now then at = now end
         -- an admission whose verdict came too late may have counted it already
-        if is_new and redis.call('HSETNX', KEYS[k + 1], id, ARGV[a + 4]) == 1 then
+        if is_new and redis.call('HSETNX', KEYS[k + 1], id, ARGV[a + 4]) == 1 and is_known then
             for i = 1, windows do
                 local key, length = KEYS[k + 1 + i], tonumber(ARGV[a + 7 + i])
                 -- lists stay in order: what was admitted since pushes this one later, never earlier

@@ -59,7 +59,7 @@ def command(entries: Iterable[Entry]) -> bytes:
     arguments: list[str] = []
     for entry in entries:
         more_keys, more_arguments = _told(entry.payload)
-        keys += (names.applied(more_keys[0]), *more_keys)
+        keys += (names.epoch_beside(more_keys[0]), names.applied(more_keys[0]), *more_keys)
         arguments += (entry.spool, str(entry.number), *more_arguments)
     return encode(("EVALSHA", _SHA, str(len(keys)), *keys, *arguments))
 

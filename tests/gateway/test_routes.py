@@ -50,7 +50,8 @@ async def test_ready_names_what_is_missing(postgres_url: str, redis_url: str, ca
     ):
         await inside.ready()
         fine = {
-            "routes": "ok", "postgres": "ok", "redis": "ok", "backlog": "ok", "spool": "empty", "draining": "no"
+            "routes": "ok", "postgres": "ok", "redis": "ok", "counters": "ok", "backlog": "ok", "spool": "empty",
+            "draining": "no",
         }  # fmt: skip
         closed = await catalogue.route("closed", "/closed/*", ["http://127.0.0.1:1"])
 

@@ -23,6 +23,7 @@ from admin.credentials import sealed
 from config.encryption import decode_keys, new_key
 from config.settings import GatewaySettings, Settings
 from gateway.limits.census import Census
+from gateway.limits.report import Reporter
 from gateway.listener import ClientConnection, Door
 from gateway.worker import build_door
 from ledger import ids, keys, names
@@ -80,6 +81,7 @@ class InProcessGateway:
         self._server = await loop.create_server(lambda: ClientConnection(self.door), "127.0.0.1", 0)
         self.address: tuple[str, int] = self._server.sockets[0].getsockname()
         self._census = Census(self.gateway.limiter, "gateway-under-test")
+        self._reporter = Reporter(self.gateway.limiter, "gateway-under-test", SHARDS, self.door.in_flight)
         self._beat = asyncio.create_task(self._tick(), name="beat")
         return self
 
@@ -100,10 +102,13 @@ class InProcessGateway:
         self._folder.cleanup()
 
     async def _tick(self) -> None:
+        beats = 0
         while True:
             await asyncio.sleep(_TICK_S)
-            if self.gateway.limiter.redis.available and not self.gateway.limiter.processes:
+            beats += 1
+            if self.gateway.limiter.redis.available and beats % 10 == 1:
                 self._census.take(self.gateway.limiter.redis)
+                self._reporter.look()
             self.gateway.clock.tick()
             for connection in tuple(self.door.connections):
                 connection.sweep(self.gateway.clock.now)

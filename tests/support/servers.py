@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import asyncpg
 import redis
 
+from ledger import names
 from ledger.migrate import migrate
 from tollgate.dev.embedded import POSTGRES_DATABASE, Server, start_postgres, start_redis
 
@@ -85,6 +86,11 @@ class TestPostgres:
         shutil.rmtree(self._directory, ignore_errors=True)
 
 
+def trust(client: redis.Redis, shards: int = 16) -> None:
+    """Say what a worker would: that the counters in this Redis are complete."""
+    client.mset({names.RUN: client.info("server")["run_id"], **{names.epoch(s): "trusted" for s in range(shards)}})
+
+
 class TestRedis:
     """A server that keeps nothing on disk."""
 
@@ -95,8 +101,9 @@ class TestRedis:
         self._client = redis.Redis.from_url(self.server.url)
 
     def flush(self) -> None:
-        """Forget all keys of the test before."""
+        """Forget all keys of the test before; what is empty now is complete, so its counters can be believed."""
         self._client.flushall()
+        trust(self._client)
 
     def close(self) -> None:
         self._client.close()

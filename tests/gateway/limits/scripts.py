@@ -8,9 +8,11 @@ from typing import Any
 import redis
 
 from gateway.limits.plan import ADMIT, SETTLE
+from tests.support.servers import trust
 
 RESERVATIONS = "tg:{00}:resv"
 STREAM = "tg:{00}:usage"
+EPOCH = "tg:{00}:epoch"
 MINUTE = 60_000
 PERIOD_END = 4_000_000_000
 """Far away: a key that expires a week after it is still there when it is looked at."""
@@ -27,6 +29,7 @@ class Ask:
     def call(self, event_id: str) -> tuple[list[str], list[Any]]:
         keys = [RESERVATIONS, *(w[0] for w in self.windows), *(q[0] for q in self.quotas)]
         keys += [self.marker] if self.marker else []
+        keys.append(EPOCH)
         values: list[Any] = [event_id, "{}", len(self.windows), len(self.quotas), 1 if self.marker else 0]
         for _, limit, length in self.windows:
             values += [limit, length]
@@ -76,7 +79,14 @@ class Scripts:
             b"hash": self.redis.hgetall,
             b"stream": lambda key: [fields for _, fields in self.redis.xrange(key)],
         }
-        return {key: read[self.redis.type(key)](key) for key in self.redis.scan_iter()}
+        bookkeeping = (b"tg:run", b":epoch")
+        names = [key for key in self.redis.scan_iter() if not key.endswith(bookkeeping)]
+        return {key: read[self.redis.type(key)](key) for key in names}
+
+    def forget(self) -> None:
+        """Empty Redis, and say that what is in it is complete."""
+        self.redis.flushall()
+        trust(self.redis)
 
 
 class ClockedScripts(Scripts):

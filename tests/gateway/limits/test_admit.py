@@ -40,7 +40,7 @@ def windows(*limits: int) -> Ask:
 def test_a_request_is_admitted_exactly_if_fewer_than_the_limit_were_in_the_last_minute(
     clocked: ClockedScripts, gaps: list[int], limit: int
 ) -> None:
-    clocked.redis.flushall()
+    clocked.forget()
     admitted: list[int] = []
     at = NOON
     for gap in gaps:
@@ -60,7 +60,7 @@ def test_a_request_is_admitted_exactly_if_fewer_than_the_limit_were_in_the_last_
 def test_several_limits_admit_together_or_not_at_all(
     clocked: ClockedScripts, gaps: list[int], first: int, second: int, quota: int
 ) -> None:
-    clocked.redis.flushall()
+    clocked.forget()
     ask = Ask(windows=[("w1", first, MINUTE), ("w2", second, 10_000)], quotas=[("q", quota, 1), ("free", -1, 3)])
     admitted: list[int] = []
     at = NOON

@@ -79,10 +79,11 @@ def test_the_admission_is_a_command_that_only_lacks_its_reservation() -> None:
         *(w.key for w in made.windows),
         *(q.key for q in made.quotas),
         names.idempotency(SHARD, "digest"),
+        names.epoch(SHARD),
     ]
     end = b"%d" % seconds(2026, 4, 1)
     assert admission(made) == [
-        b"EVALSHA", ADMIT_SHA, b"5", *(key.encode() for key in keys),
+        b"EVALSHA", ADMIT_SHA, b"6", *(key.encode() for key in keys),
         b"id", b"hold", b"1", b"2", b"1", b"60", b"%d" % WINDOW_MS, b"1000", b"1", end, b"-1", b"20", end,
     ]  # fmt: skip
 

@@ -1,0 +1,90 @@
+"""What a gateway does when Redis has lost its counters: tell it again what only this process knows.
+
+Once a second it asks whether the counters are complete and whether a healing pass (ledger/heal.py) wants reports. To one
+it has not reported to yet it does, in this order on the one connection: what it holds open (through the spool, as if it
+had been admitted without Redis; what Redis still holds is not held twice), what it sent in the last seconds (the ledger
+stores an event once), and, when the spool is empty, its name.
+
+A process that missed a pass altogether, cut off from Redis, tells what it holds open when it is back: the epoch it finds
+is one it did not report to.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+from gateway.store.redis import encode
+from ledger import names
+
+if TYPE_CHECKING:
+    from gateway.exchange import Exchange
+    from gateway.limits.limiter import Limiter
+
+_log = logging.getLogger("gateway.report")
+
+
+class Reporter:
+    """One process's part in healing. `in_flight` gives the requests that are not over."""
+
+    __slots__ = ("_counters", "_epochs", "_in_flight", "_limiter", "_name", "_seen", "_token")
+
+    def __init__(self, limiter: Limiter, name: str, shards: int, in_flight: Callable[[], Iterable[Exchange]]) -> None:
+        self._limiter = limiter
+        self._name = name
+        self._in_flight = in_flight
+        epochs = [names.epoch(shard) for shard in range(shards)]
+        self._epochs = encode(("MGET", names.HEAL, *epochs))
+        self._token = b""
+        self._seen: frozenset[bytes] | None = None
+
+    def look(self) -> None:
+        """Ask; the reply comes later."""
+        if self._limiter.redis.available:
+            self._limiter.redis.send(self._epochs, self)
+
+    def on_reply(self, reply: Any) -> None:
+        if type(reply) is not list:
+            return
+        token, *epochs = reply
+        limiter = self._limiter
+        limiter.knows_counters = None not in epochs
+        if token is not None and token != self._token:
+            self._token = token
+            self._hold_again()
+            limiter.repeat_tail()
+            limiter.when_told(self._say)
+            return
+        made_by = frozenset(epoch for epoch in epochs if epoch is not None)
+        if self._seen is not None and made_by - self._seen - {self._token}:
+            self._hold_again()
+        self._seen = made_by
+
+    def on_timeout(self) -> None:
+        pass
+
+    def _hold_again(self) -> None:
+        held = 0
+        for ex in self._in_flight():
+            plan = ex.plan
+            if plan is not None and not ex.admitting and not ex.is_local and ex.limiter is self._limiter:
+                held += self._limiter.hold(ex, plan)
+        if held:
+            _log.warning("told Redis again of %d requests that are under way", held)
+
+    def _say(self) -> None:
+        token = self._token.decode()
+        self._limiter.redis.send(encode(("SADD", names.reports(token), self._name)), _Ignored)
+        self._limiter.redis.send(encode(("EXPIRE", names.reports(token), 60)), _Ignored)
+
+
+class _Nobody:
+    def on_reply(self, reply: Any) -> None:
+        pass
+
+    def on_timeout(self) -> None:
+        pass
+
+
+_Ignored: Final = _Nobody()
