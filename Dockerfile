@@ -16,6 +16,7 @@ COPY config config
 COPY ledger ledger
 COPY gateway gateway
 COPY admin admin
+COPY sandbox sandbox
 COPY tollgate tollgate
 COPY --from=web /src/admin/web/static admin/web/static
 RUN /opt/tollgate/bin/pip install --no-cache-dir --no-deps --no-build-isolation .

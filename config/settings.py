@@ -66,6 +66,10 @@ class GatewaySettings(_Section):
         default=None,
         description="admin plane whose paths (/api/v1, /auth, pages) are served here too, http://host:port",
     )
+    sandbox_url: str | None = Field(
+        default=None,
+        description="the sandbox, http://host:port: upstreams there are told who asks, and sandbox.secret",
+    )
     max_known_heads: int = Field(
         default=16_384, ge=1, description="request heads kept in memory by each worker, some KiB each"
     )

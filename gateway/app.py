@@ -183,4 +183,6 @@ def _plain(settings: Settings) -> dict[str, Any]:
     for name, value in settings:
         if isinstance(value, SecretStr):
             plain[name] = value.get_secret_value()
+    if settings.sandbox.secret is not None:
+        plain["sandbox"]["secret"] = settings.sandbox.secret.get_secret_value()
     return plain

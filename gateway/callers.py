@@ -223,6 +223,9 @@ async def identify(gw: Gateway, ex: Exchange, route: Route, generation: int) -> 
         tail = without(tail, route.replaced) + route.added_lines
     else:
         tail += route.added_lines
+    if gw.sandbox is not None and gw.sandbox.is_behind(route.upstream):
+        kind = "none" if auth is AuthMode.NONE else "jwt" if principal is None else principal.kind
+        tail += gw.sandbox.lines(route.project_id, mode, customer.id if customer is not None else "", kind)
     if ex.fields.chunked:
         tail += b"Transfer-Encoding: chunked\r\n"
     is_websocket = route.spec.websocket and asks_for_websocket(ex.line, ex.fields)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from gateway.clock import Clock
     from gateway.limits.limiter import Limiter
     from gateway.metrics import Metrics
+    from gateway.proxy.builtin import Sandbox
     from gateway.proxy.pool import Pools
     from gateway.store.nouns import Route
     from gateway.store.snapshot import Snapshot
@@ -37,6 +38,8 @@ class Gateway:
     is_followed: bool = False
     admin: Route | None = None
     """Where requests for the admin plane go."""
+    sandbox: Sandbox | None = None
+    """The upstream that is told who asks."""
     incidents: Incidents = field(default_factory=Incidents)
 
 

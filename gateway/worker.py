@@ -37,6 +37,7 @@ from gateway.limits.report import Reporter
 from gateway.listener import ClientConnection, Door
 from gateway.memory import Memory
 from gateway.metrics import Metrics
+from gateway.proxy.builtin import Sandbox
 from gateway.proxy.pool import Pools
 from gateway.proxy.sender import Trust
 from gateway.relay import admin_route
@@ -86,6 +87,8 @@ def build_door(settings: Settings, name: str) -> Door:
     )
     if gateway.admin_url is not None:
         context.admin = admin_route(gateway.admin_url)
+    if gateway.sandbox_url is not None and settings.sandbox.secret is not None:
+        context.sandbox = Sandbox(gateway.sandbox_url.rstrip("/"), settings.sandbox.secret.get_secret_value())
     trust = Trust(gateway.trusted_proxies, gateway.forwarded_by)
     return Door(context, gateway, set(), Memory(gateway.max_known_heads), trust)
 

@@ -36,9 +36,14 @@ ABOUT_THE_CLIENT: Final = frozenset(
         "x-user-id",
         "x-user-plan",
         "via",
+        "x-tollgate-secret",
+        "x-tollgate-project",
+        "x-tollgate-mode",
+        "x-tollgate-customer",
+        "x-tollgate-key-kind",
     )
 )
-"""What the gateway tells an upstream about who asks. It can be left out, not made up."""
+"""What the gateway tells an upstream about who asks; x-tollgate-… only to the sandbox. It can be left out, not made up."""
 REQUEST_ID: Final = "x-request-id"
 ABOUT_LIMITS: Final = frozenset(
     (

@@ -43,12 +43,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 def owner_of(request: web.Request) -> Owner:
     """Whose request it is, as the gateway says. Raises Refused."""
-    headers = request.headers
-    project = headers.get("X-Tollgate-Project", "")
-    if not project:
-        raise Refused(problems.NOT_FROM_GATEWAY, "The request names no project.")
-    customer = headers.get("X-Tollgate-Customer", "")
-    return Owner(project, headers.get("X-Tollgate-Mode", "live"), customer, headers.get("X-Tollgate-Key-Kind") == "sk")
+    told = [request.headers.getall(f"X-Tollgate-{name}", []) for name in ("Project", "Mode", "Customer", "Key-Kind")]
+    if any(len(values) != 1 for values in told) or not told[0][0]:
+        raise Refused(problems.NOT_FROM_GATEWAY, "The request does not say whose it is.")
+    (project,), (mode,), (customer,), (kind,) = told
+    return Owner(project, mode, customer, sees_all=kind == "sk")
 
 
 def guard(secret: str | None) -> Any:

@@ -40,7 +40,7 @@ class Owner:
     sees_all: bool = True
 
     def may_see(self, customer: str) -> bool:
-        return self.sees_all or customer == self.customer
+        return self.sees_all or (self.customer != "" and customer == self.customer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,6 @@ def test_no_password_has_a_default() -> None:
 def test_the_image_copies_every_package() -> None:
     dockerfile = (REPOSITORY / "Dockerfile").read_text()
     ignored = (REPOSITORY / ".dockerignore").read_text()
-    for package in ("config", "ledger", "gateway", "admin", "tollgate"):
+    for package in ("config", "ledger", "gateway", "admin", "sandbox", "tollgate"):
         assert f"\nCOPY {package} {package}\n" in dockerfile
         assert f"\n!{package}\n" in ignored

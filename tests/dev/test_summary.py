@@ -31,7 +31,9 @@ def test_dev_json_has_exactly_the_promised_keys() -> None:
             "gateway": "http://127.0.0.1:8090/metrics",
             "admin": "http://[::1]:8091/metrics",
             "worker": "http://127.0.0.1:8092/metrics",
+            "sandbox": "http://127.0.0.1:8093/metrics",
         },
+        "sandbox": "http://127.0.0.1:8082",
         "postgres": "postgresql://tollgate:hunter2@127.0.0.1:5432/tollgate",
         "redis": "redis://:hunter2@127.0.0.1:6379/0",
         "project": {"id": "prj_1", "name": "Demo"},
@@ -42,7 +44,7 @@ def test_dev_json_has_exactly_the_promised_keys() -> None:
     }
 
 
-def test_the_text_shows_urls_keys_and_three_curl_lines_but_no_server_password() -> None:
+def test_the_text_shows_urls_keys_and_curl_lines_but_no_server_password() -> None:
     text = summary.text(summary.info(SETTINGS, DEMO, PIDS, LINK), Path(".tollgate"))
     for shown in (
         "http://127.0.0.1:8080",
@@ -56,7 +58,7 @@ def test_the_text_shows_urls_keys_and_three_curl_lines_but_no_server_password() 
         assert shown in text
     assert "hunter2" not in text
     curls = [line.strip() for line in text.splitlines() if "curl " in line]
-    assert len(curls) == 3
+    assert len(curls) == 4
     assert all(line.startswith("curl ") and line.isascii() for line in curls)
 
 

@@ -20,7 +20,7 @@ def _curl_lines(output: str) -> list[str]:
 
 def test_the_printed_curl_lines_work_as_printed(stack: Stack) -> None:
     lines = _curl_lines(stack.output())
-    assert len(lines) == 3, stack.output()
+    assert len(lines) == 4, stack.output()
     for line in lines:
         done = subprocess.run(
             ["bash", "-c", f"set -o pipefail; {line}"], capture_output=True, text=True, timeout=20, check=False

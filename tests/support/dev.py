@@ -23,8 +23,8 @@ START_S = 60.0
 def environment(**settings: str) -> dict[str, str]:
     """Ours without any TOLLGATE_ variable, with free metrics ports and `settings`."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("TOLLGATE_")}
-    ports = {f"TOLLGATE_{plane}_METRICS_PORT": "0" for plane in ("GATEWAY", "ADMIN", "WORKER")}
-    return {**ours, **ports, **settings}
+    ports = {f"TOLLGATE_{plane}_METRICS_PORT": "0" for plane in ("GATEWAY", "ADMIN", "WORKER", "SANDBOX")}
+    return {**ours, **ports, "TOLLGATE_SANDBOX_PORT": "0", **settings}
 
 
 def dev_once(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:

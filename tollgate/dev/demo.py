@@ -19,6 +19,7 @@ from ledger.specs import CustomerSpec, Declaration, KeySpec, ProjectSpec, RouteS
 PROJECT: Final = "Demo"
 CUSTOMER: Final = "demo"
 ACTOR: Final = "cli"
+_QUOTAS: Final = {"requests": 100_000, "runs": 10_000, "cpu_ms": None, "mem_mb_s": None}
 _SQL: Final = sql.load("tollgate.dev", "demo.sql")
 _KEYS: Final = {
     "secret": KeySpec(name="Demo secret key", kind=KeyKind.SECRET),
@@ -41,9 +42,7 @@ def declaration(upstream_url: str) -> Declaration:
     project = ProjectSpec(
         name=PROJECT,
         tiers=(
-            TierSpec.model_validate(
-                {"name": "free", "default": True, "requests_per_minute": 300, "quotas": {"requests": 100_000}}
-            ),
+            TierSpec.model_validate({"name": "free", "default": True, "requests_per_minute": 300, "quotas": _QUOTAS}),
         ),
         customers=(CustomerSpec(external_id=CUSTOMER, name="Demo customer", tier="free"),),
         upstreams=(_upstream(upstream_url),),
@@ -52,14 +51,42 @@ def declaration(upstream_url: str) -> Declaration:
     return Declaration(projects=(project,))
 
 
-def _upstream(url: str) -> UpstreamSpec:
-    return UpstreamSpec.model_validate({"name": "demo", "targets": [url]})
+def _upstream(url: str, name: str = "demo") -> UpstreamSpec:
+    return UpstreamSpec.model_validate({"name": name, "targets": [url]})
 
 
-async def seed(connection: asyncpg.Connection, upstream_url: str, kept_keys: Mapping[str, str]) -> Demo:
+def runner(url: str) -> ProjectSpec:
+    """What the project needs to run code: the sandbox as an ordinary upstream, and its API as ordinary routes.
+
+    What a run used is read from the answer: its headers, and of an event stream the last event.
+    """
+    common = {"upstream": "sandbox", "strip_prefix": False, "scopes": ["run"]}
+    run = common | {"methods": ["POST"], "read_timeout_ms": 330_000, "max_body_bytes": 16_777_216}
+    by_header = {
+        "runs": "header:X-Usage-Runs",
+        "cpu_ms": "header:X-Usage-Cpu-Ms",
+        "mem_mb_s": "header:X-Usage-Mem-Mb-S",
+    }
+    by_event = {"runs": "$.usage.runs", "cpu_ms": "$.usage.cpuMs", "mem_mb_s": "$.usage.memMBs"}
+    routes = (
+        run | {"name": "run", "path": "/api/run", "meters": {"requests": 1, **by_header}},
+        run | {"name": "run-stream", "path": "/api/run/stream", "meters": {"requests": 1, **by_event}},
+        common | {"name": "run-result", "path": "/api/run/{id}", "methods": ["GET", "DELETE"]},
+        common | {"name": "runs", "path": "/api/runs", "methods": ["GET"]},
+    )
+    return ProjectSpec(
+        name=PROJECT,
+        upstreams=(_upstream(url, "sandbox"),),
+        routes=tuple(RouteSpec.model_validate(route) for route in routes),
+    )
+
+
+async def seed(
+    connection: asyncpg.Connection, upstream_url: str, kept_keys: Mapping[str, str], sandbox_url: str | None = None
+) -> Demo:
     """Make the demo project what `tollgate dev` promises; returns it with its keys, kept ones wherever they still work.
 
-    Raises asyncpg errors, and whatever admin refuses.
+    `sandbox_url` is where code is run, None where it is not. Raises asyncpg errors, and whatever admin refuses.
     """
     from admin.declare import apply
 
@@ -72,6 +99,14 @@ async def seed(connection: asyncpg.Connection, upstream_url: str, kept_keys: Map
         await apply(connection, Declaration(projects=(moved,)), actor=ACTOR)
     if found is None or found["customer_id"] is None:
         raise RuntimeError("the demo project was declared and is not there")
+    if sandbox_url is not None:
+        known = await connection.fetchrow(_SQL["find"], PROJECT, CUSTOMER, "sandbox")
+        targets = known["targets"] if known is not None else None
+        if targets is None:
+            await apply(connection, Declaration(projects=(runner(sandbox_url),)), actor=ACTOR)
+        elif f'"{sandbox_url}"' not in targets:
+            moved = ProjectSpec(name=PROJECT, upstreams=(_upstream(sandbox_url, "sandbox"),))
+            await apply(connection, Declaration(projects=(moved,)), actor=ACTOR)
     keys = await _keys(connection, found["project_id"], kept_keys)
     return Demo(found["project_id"], found["customer_id"], keys)
 

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import ssl
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
+
+from pydantic import SecretStr
 
 from config.load import FILE_VARIABLE, PREFIX, to_environment
 from config.settings import Settings
@@ -63,6 +66,24 @@ def with_admin_behind_gateway(settings: Settings) -> Settings:
     return settings.model_copy(update={"gateway": gateway, "admin": admin})
 
 
+def sandbox_url(settings: Settings) -> str:
+    """Where the gateway reaches the sandbox."""
+    return base_url(settings.sandbox.host, settings.sandbox.port)
+
+
+def with_sandbox_behind_gateway(settings: Settings) -> Settings:
+    """The settings with a secret that gateway and sandbox share, new at each start unless they name one."""
+    secret = settings.sandbox.secret or SecretStr(secrets.token_urlsafe(32))
+    sandbox = settings.sandbox.model_copy(update={"secret": secret, "socket": None})
+    gateway = settings.gateway.model_copy(update={"sandbox_url": settings.gateway.sandbox_url or sandbox_url(settings)})
+    return settings.model_copy(update={"gateway": gateway, "sandbox": sandbox})
+
+
+def for_sandbox(settings: Settings) -> Settings:
+    """What the plane that runs other people's code is told: its own section, and nothing that opens the control plane."""
+    return Settings(log_format=settings.log_format, log_level=settings.log_level, sandbox=settings.sandbox)
+
+
 def with_spool_in(settings: Settings, state_dir: Path) -> Settings:
     """The settings with the gateway's spool among the other state, unless they name a place of their own."""
     if "spool_dir" in settings.gateway.model_fields_set:
@@ -78,6 +99,8 @@ def ready_urls(settings: Settings) -> dict[str, str]:
         "worker": base_url(worker.host, worker.metrics_port) + "/ready",
         "admin": base_url(admin.host, admin.port) + "/ready",
         "gateway": gateway_url(settings) + "/ready",
+        # Not /ready: where no code can be run safely the sandbox says so, and everything else works.
+        "sandbox": base_url(settings.sandbox.host, settings.sandbox.port) + "/health",
     }
 
 
@@ -87,7 +110,7 @@ async def start_plane(name: str, settings: Settings, retract: Path) -> Child:
     Raises StartError, leaving nothing running.
     """
     grace_s = settings.gateway.drain_timeout_ms / 1000 + _STOP_MARGIN_S if name == "gateway" else 20.0
-    env = environment(settings)
+    env = environment(for_sandbox(settings) if name == "sandbox" else settings)
     return await start_http([*TOLLGATE, name], name, ready_urls(settings)[name], env, grace_s, retract)
 
 

@@ -1,7 +1,7 @@
 """Which ports the planes get: the configured ones where they are free, free ones where 0 is asked for.
 
-A busy port is an error that names the setting. Only the metrics ports give way: nobody asked for them by number as long
-as they have their defaults, and a second stack beside the first should start.
+A busy port is an error that names the setting. Only the metrics ports and the sandbox's give way: nobody asked for them by
+number as long as they have their defaults, and a second stack beside the first should start.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ _PORTS: Final = {  # setting → the setting of its address, and the option of `
     "gateway.metrics_port": ("gateway.host", None),
     "admin.metrics_port": ("admin.host", None),
     "worker.metrics_port": ("worker.host", None),
+    "sandbox.port": ("sandbox.host", None),
+    "sandbox.metrics_port": ("sandbox.host", None),
 }
 
 

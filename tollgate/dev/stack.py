@@ -1,7 +1,7 @@
 """`tollgate dev` as a whole: the composition root of the development stack.
 
     state directory locked → PostgreSQL, Redis → migrations → demo upstream, demo project → --apply FILE
-    → worker, admin, gateway → dev.json and the summary → supervised until Ctrl-C → all stopped in reverse order
+    → worker, admin, gateway, sandbox → dev.json and the summary → supervised until Ctrl-C → all stopped in reverse order
 
 Whatever fails on the way up stops what already runs and ends in one line. Should this process be killed, the guards of
 its children stop them.
@@ -28,6 +28,7 @@ from tollgate.commands import UserError
 from tollgate.database import connected, migrate
 from tollgate.dev import demo, person, planes, ports, summary
 from tollgate.dev.child import Child, spawn
+from tollgate.dev.databases import sandbox_database
 from tollgate.dev.embedded import EmbeddedError, Server, start_postgres, start_redis
 from tollgate.dev.server import free_port
 from tollgate.dev.state import StateDirectory
@@ -55,6 +56,7 @@ class Stack:
 
     def __init__(self, loaded: Loaded, options: Options, state: StateDirectory) -> None:
         wired = planes.with_spool_in(planes.with_admin_behind_gateway(ports.assign(loaded)), options.state_dir)
+        wired = planes.with_sandbox_behind_gateway(wired)
         self.settings: Settings = _with_key(wired, state)
         self.supervisor = Supervisor()
         self.demo: demo.Demo | None = None
@@ -74,13 +76,19 @@ class Stack:
         await self.supervisor.start(*servers)
         assert self.settings.postgres_url is not None
         postgres_url = self.settings.postgres_url.get_secret_value()
+        if servers and servers[0].name == "postgres" and self.settings.sandbox.postgres_url is None:
+            await self._give_sandbox_a_database(postgres_url)
+        has_sandbox = self.settings.sandbox.postgres_url is not None
+        if not has_sandbox:
+            log.warning("no code runner: set TOLLGATE_SANDBOX_POSTGRES_URL to a database with a role of its own")
         for name in await migrate(postgres_url):
             log.info("migration %s applied", name)
         if self._options.demo:
             upstream_url = await self._start_demo_upstream()
             async with connected(postgres_url) as connection:
                 try:
-                    self.demo = await demo.seed(connection, upstream_url, self._state.read_keys())
+                    runner_url = self.settings.gateway.sandbox_url if has_sandbox else None
+                    self.demo = await demo.seed(connection, upstream_url, self._state.read_keys(), runner_url)
                 except (Refused, asyncpg.PostgresError) as error:
                     raise UserError(f"the demo project cannot be made: {error}; --no-demo does without it") from None
             self._state.write_keys(dict(self.demo.keys))
@@ -89,7 +97,8 @@ class Stack:
             self.sign_in = await person.prepare(connection, self.settings.admin.origin, project_id)
         if self._options.apply is not None:
             await self._apply(self._options.apply)
-        await self.supervisor.start(*(self._plane(name) for name in ("worker", "admin", "gateway")))
+        names = ("worker", "admin", "gateway", "sandbox") if has_sandbox else ("worker", "admin", "gateway")
+        await self.supervisor.start(*map(self._plane, names))
 
     async def down(self) -> None:
         """Stop everything in reverse order."""
@@ -101,7 +110,7 @@ class Stack:
 
         While something is being started again its last process stays listed.
         """
-        pids: dict[str, Any] = self._info.get("pids", {"gateway": [], "admin": [], "worker": []})
+        pids: dict[str, Any] = self._info.get("pids", {"gateway": [], "admin": [], "worker": [], "sandbox": []})
         pids = {"postgres": None, "redis": None} | pids
         for unit in self.supervisor.units:
             if unit.child is not None and unit.name in pids:
@@ -128,6 +137,12 @@ class Stack:
             return server.child
 
         return Unit(name, start_server)
+
+    async def _give_sandbox_a_database(self, postgres_url: str) -> None:
+        async with connected(postgres_url) as connection:
+            url = await sandbox_database(connection, postgres_url)
+        sandbox = self.settings.sandbox.model_copy(update={"postgres_url": SecretStr(url)})
+        self.settings = self.settings.model_copy(update={"sandbox": sandbox})
 
     def _plane(self, name: str) -> Unit:
         return Unit(name, lambda: planes.start_plane(name, self.settings, self._state.info_file))

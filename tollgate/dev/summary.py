@@ -15,7 +15,7 @@ from tollgate.dev.planes import base_url, gateway_url
 def info(settings: Settings, demo: Demo | None, pids: Mapping[str, Any], sign_in: str | None = None) -> dict[str, Any]:
     """The content of dev.json. Without a demo its project, customer and keys are null; a server that is not ours has
     no process id."""
-    gateway, admin, worker = settings.gateway, settings.admin, settings.worker
+    gateway, admin, worker, sandbox = settings.gateway, settings.admin, settings.worker, settings.sandbox
     return {
         "gateway": gateway_url(settings),
         "admin": base_url(admin.host, admin.port),
@@ -23,7 +23,9 @@ def info(settings: Settings, demo: Demo | None, pids: Mapping[str, Any], sign_in
             "gateway": base_url(gateway.host, gateway.metrics_port) + "/metrics",
             "admin": base_url(admin.host, admin.metrics_port) + "/metrics",
             "worker": base_url(worker.host, worker.metrics_port) + "/metrics",
+            "sandbox": base_url(sandbox.host, sandbox.metrics_port) + "/metrics",
         },
+        "sandbox": base_url(sandbox.host, sandbox.port),
         "postgres": settings.postgres_url.get_secret_value() if settings.postgres_url else None,
         "redis": settings.redis_url.get_secret_value() if settings.redis_url else None,
         "project": {"id": demo.project_id, "name": PROJECT} if demo else None,
@@ -57,6 +59,8 @@ def text(found: Mapping[str, Any], state_dir: Path) -> str:
             f"  curl -i -H 'Authorization: Bearer {customer}' {gateway}/demo/hello",
             f"  curl -X POST -H 'X-API-Key: {customer}' -H 'Content-Type: application/json' -d '{{\"quantity\": 1}}'"
             f" {gateway}/api/data",
+            f"  curl -H 'X-API-Key: {customer}' -H 'Content-Type: application/json'"
+            f' -d \'{{"lang": "python", "code": "print(6 * 7)"}}\' {gateway}/api/run',
             f"  curl -H 'X-API-Key: {customer}' {gateway}/api/usage",
         ]
     return "\n".join([*lines, "", "Ctrl-C stops it.", ""])
