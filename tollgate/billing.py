@@ -1,4 +1,4 @@
-"""The worker's billing: slots sealed, entries delivered, reports taken, each in its own rhythm until told to stop.
+"""The worker's billing: slots sealed, entries delivered, reports taken, books reconciled, each in its own rhythm.
 
 Postgres away or Stripe away ends nothing: both are tried again, with pauses. Without a Stripe key slots are sealed and
 wait. Everything works with any number of workers at once.
@@ -11,33 +11,46 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from typing import Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 from prometheus_client import CollectorRegistry
+from redis.asyncio import Redis
 
 from config.settings import Settings
 from ledger.billing.seal import seal
 from ledger.dependency import Dependency, wait
 from ledger.ingest import AWAY_ERRORS, brief
 from ledger.metrics import BillingMetrics
+from ledger.reconcile.nightly import reconcile_if_due
+
+if TYPE_CHECKING:
+    from ledger.billing.door import Door
 
 SEAL_S: Final = 15.0
 WATCH_S: Final = 30.0
 REPORTS_S: Final = 300.0
+NIGHTLY_CHECK_S: Final = 900.0
+RECONCILE_S: Final = 3600.0
+"""Longest statement of a reconciliation, which reads a month's events."""
 _CONNECTIONS: Final = 4
 
 log = logging.getLogger(__name__)
 
 
-async def keep_billing(settings: Settings, registry: CollectorRegistry, name: str, stop: asyncio.Event) -> None:
+async def keep_billing(
+    settings: Settings, registry: CollectorRegistry, redis: Redis, name: str, stop: asyncio.Event
+) -> None:
     """Bill until `stop` is set. `name` is this worker's, in leases."""
     assert settings.postgres_url is not None
     metrics = BillingMetrics(registry)
     postgres = Dependency("postgres (billing)")
     async with AsyncExitStack() as closing:
+        url = settings.postgres_url.get_secret_value()
+        connect = partial(asyncpg.connect, url, timeout=5, command_timeout=RECONCILE_S)
         pool: Any = asyncpg.create_pool(
-            settings.postgres_url.get_secret_value(),
+            url,
             min_size=0,
             max_size=_CONNECTIONS,
             timeout=5,
@@ -53,14 +66,23 @@ async def keep_billing(settings: Settings, registry: CollectorRegistry, name: st
             metrics.sealed.inc(done)
             return done
 
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_keep(seal_all, SEAL_S, postgres, stop), name="sealing")
-            if settings.stripe.keys:
-                from ledger.billing.deliver import Sender  # the stripe library takes a third of a second to import
-                from ledger.billing.door import Door
+        door: Door | None = None
+        if settings.stripe.keys:
+            from ledger.billing.door import Door  # the stripe library takes a third of a second to import
 
-                door = Door(settings.stripe.keys, metrics, base_url=settings.stripe.api_url)
-                closing.push_async_callback(door.close)
+            door = Door(settings.stripe.keys, metrics, base_url=settings.stripe.api_url)
+            closing.push_async_callback(door.close)
+
+        async def reconcile_nightly() -> None:
+            if await reconcile_if_due(connect, redis, settings.redis_shards, door, metrics):
+                log.info("reconciled")
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_keep(_none(reconcile_nightly), NIGHTLY_CHECK_S, postgres, stop), name="reconciliation")
+            tasks.create_task(_keep(seal_all, SEAL_S, postgres, stop), name="sealing")
+            if door is not None:
+                from ledger.billing.deliver import Sender
+
                 sender = Sender(
                     pool,
                     door,

@@ -27,6 +27,7 @@ COMMANDS: Final = (
     ("keys", "create, list, revoke and rotate API keys"),
     ("secrets", "make encryption keys, and seal stored credentials anew"),
     ("billing", "what is told to Stripe, and how it stands"),
+    ("reconcile", "compare events, rollups, billing, Stripe and counters"),
     ("stripe-fake", "run a stateful Stripe for tests"),
 )
 """Name and summary. The module of the same name is imported when the command is used, so `--help` is quick."""

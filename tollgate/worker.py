@@ -133,7 +133,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 for number, drain in enumerate(lanes):
                     tasks.create_task(drain.run(stop), name=f"lane {number}")
                 tasks.create_task(_keep_house(connect, postgres, settings.worker.partitions_ahead, stop), name="house")
-                tasks.create_task(keep_billing(settings, registry, process, stop), name="billing")
+                tasks.create_task(keep_billing(settings, registry, client, process, stop), name="billing")
                 tasks.create_task(_keep_posting(connect, postgres, settings, stop), name="post")
                 tasks.create_task(_watch_backlog(stream, metrics, stop), name="backlog")
                 sweeper = Sweeper(client, settings.redis_shards, settings.worker.orphan_policy)
