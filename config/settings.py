@@ -43,6 +43,12 @@ class GatewaySettings(_Section):
     max_head_bytes: int = Field(default=32_768, ge=1_024, le=1_048_576, description="largest request head (431 beyond)")
     max_target_bytes: int = Field(default=8_192, ge=256, le=65_536, description="longest request target (414 beyond)")
     max_headers: int = Field(default=100, ge=8, le=1_000, description="most header fields (431 beyond)")
+    max_connections: int = Field(
+        default=16_384, ge=1, le=1_000_000, description="client connections of each worker (503 beyond)"
+    )
+    max_requests_per_project: int | None = Field(
+        default=None, ge=1, description="requests of one project under way at once, in each worker (503 beyond)"
+    )
     head_timeout_ms: Milliseconds = Field(default=10_000, description="time for a request head to arrive (408 beyond)")
     body_timeout_ms: Milliseconds = Field(
         default=60_000, description="longest silence inside a request body (408 beyond)"

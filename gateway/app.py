@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
 from collections.abc import Callable
 from typing import Any, Final
@@ -45,7 +46,14 @@ def main(settings: Settings, reload: Callable[[], Settings]) -> None:
     """Run the gateway plane until SIGTERM or SIGINT. `reload` reads the settings again; it may raise. Raises StartError."""
     setup(settings, plane="gateway")
     _check(settings)
+    raise_file_limit()
     uvloop.run(_Parent(settings, reload).run())
+
+
+def raise_file_limit() -> None:
+    """Let this process and its workers open as many files as they may: shells often grant a thousand of many more."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _check(settings: Settings) -> None:

@@ -95,6 +95,7 @@ def recall(gw: Gateway, ex: Exchange) -> Caller | None:
         known.shape,
         known.heads_of(line),
         _user_line(customer, route),
+        holds=gw.caps.holds(route, customer, tier),
     )
     client.caller = principal.recalled = caller
     return caller
@@ -145,6 +146,9 @@ async def _on_route(gw: Gateway, ex: Exchange, route: Route, last: Caller | None
         return stopped
     if route.injected is UNAVAILABLE:
         return Refusal(problems.CREDENTIAL_UNAVAILABLE, RETRY_SOON, Admission.UNAVAILABLE)
+    widest = route.spec.max_header_bytes
+    if widest is not None and len(fields.raw) > widest:
+        return Refusal(problems.HEADERS_TOO_LARGE, counted_as=Admission.FORBIDDEN)
     largest = route.spec.max_body_bytes
     if largest is not None and fields.content_length is not None and fields.content_length > largest:
         return Refusal(problems.BODY_TOO_LARGE, counted_as=Admission.FORBIDDEN)
@@ -172,6 +176,7 @@ async def _on_route(gw: Gateway, ex: Exchange, route: Route, last: Caller | None
             user_line=last.user_line,
             carried_by=last.carried_by,
             is_shareable=last.is_shareable,
+            holds=last.holds,
         )
     return await identify(gw, ex, route, generation)
 
@@ -246,6 +251,7 @@ async def identify(gw: Gateway, ex: Exchange, route: Route, generation: int) -> 
         user_line=_user_line(customer, route),
         carried_by=carried_by,
         is_shareable=is_shareable,
+        holds=gw.caps.holds(route, customer, tier),
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from gateway.incidents import Incidents
+from gateway.limits.caps import Caps
 from gateway.metrics import Admission
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Gateway:
     sandbox: Sandbox | None = None
     """The upstream that is told who asks."""
     incidents: Incidents = field(default_factory=Incidents)
+    caps: Caps = field(default_factory=Caps)
 
 
 @dataclass(slots=True, eq=False)

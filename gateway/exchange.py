@@ -124,6 +124,7 @@ class Exchange:
         "client",
         "deadline",
         "fields",
+        "held",
         "id",
         "is_local",
         "limiter",
@@ -163,6 +164,7 @@ class Exchange:
         self.response_started = False
         self.admitting = False
         self.is_local = False
+        self.held: Any = None
         self.plan: Any = None
         self.limiter: Any = None
         self.deadline = 0.0
@@ -222,6 +224,9 @@ class Exchange:
 
     def _end(self) -> None:
         self._life = None
+        if self.held is not None:
+            for hold in self.held:
+                hold.cap.used -= 1
         self.client.exchange_done(self)
 
     def _wait_for(self, future: Any) -> None:

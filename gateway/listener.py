@@ -41,6 +41,12 @@ if TYPE_CHECKING:
 
 WAITING_HIGH: Final = 65_536
 _LINGER_S: Final = 2.0
+_MOST_TURNED_BACK: Final = 256
+"""Connections beyond `max_connections` that get an answer, for which they are kept a moment longer."""
+_TURNED_BACK: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nRetry-After: 1\r\n"
+    b"Content-Length: %d\r\n%bX-Request-Id: %b\r\nConnection: close\r\n\r\n"
+)
 _NO_FIELDS: Final = parse_fields(b"\r\n", 1)
 _NO_LINE: Final = RequestLine(b"GET", b"/", b"/", None, 1)
 
@@ -142,9 +148,25 @@ class ClientConnection(AnswerWriter):
         if transport.get_extra_info("ssl_object"):
             self._scheme = b"https"
         transport.set_write_buffer_limits(high=WAITING_HIGH)
+        beyond = len(self._door.connections) - self._limits.max_connections
+        if beyond >= 0:
+            self._turn_back(transport, beyond)
+            return
         self._door.connections.add(self)
         self._door.gateway.metrics.counts["connections_total"] += 1
         self.deadline = self._now() + self._limits.head_timeout_ms / 1000
+
+    def _turn_back(self, transport: asyncio.Transport, beyond: int) -> None:
+        """There are enough connections: say so and close, or, if even those that are told so are many, just close."""
+        self._door.gateway.metrics.counts["connections_refused_total"] += 1
+        if beyond >= _MOST_TURNED_BACK:
+            self.abort()
+            return
+        self._door.connections.add(self)
+        request_id = uuid7_digits(time.time_ns() // 1_000_000)
+        body = problems.OVERLOADED.body(request_id.decode())
+        transport.write(_TURNED_BACK % (len(body), self._clock.date_line, request_id) + body)
+        self._linger()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gateway.context import Refusal
     from gateway.exchange import Exchange
     from gateway.http1.request import RequestLine
+    from gateway.limits.caps import Hold
     from gateway.limits.plan import Plan
     from gateway.proxy.pool import Pool
     from gateway.proxy.shape import Shape
@@ -42,7 +43,8 @@ class Caller:
     `tail` is the upstream request's field lines after Host, `heads` the whole head up to there for each origin it has been
     sent to; `user_line` (who it is for) and X-Request-Id follow. `good_until_ms` is Unix milliseconds. `shape` is what is
     done to the answers, None where nothing is. `carried_by` is the field that carried the credential; `is_shareable` says
-    that nothing but that key tells this caller from others who send the same fields.
+    that nothing but that key tells this caller from others who send the same fields. `holds` is what each request takes of
+    the caps on what is under way at once.
     """
 
     line: RequestLine
@@ -59,6 +61,7 @@ class Caller:
     user_line: bytes = b""
     carried_by: bytes = b""
     is_shareable: bool = False
+    holds: tuple[Hold, ...] = ()
 
     @property
     def own_lines(self) -> bytes:

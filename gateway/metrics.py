@@ -44,6 +44,7 @@ class Admission(IntEnum):
     UNAVAILABLE = 5
     NO_ROUTE = 6
     MALFORMED = 7
+    OVERLOADED = 8
 
 
 class Histogram:
@@ -92,7 +93,13 @@ class Metrics:
     def __init__(self) -> None:
         self.routes: dict[str, RouteMetrics] = {}
         self.admissions = [0] * len(Admission)
-        self.counts = {"connections_total": 0, "preflights_total": 0, "retries_total": 0, "retries_refused_total": 0}
+        self.counts = {
+            "connections_total": 0,
+            "connections_refused_total": 0,
+            "preflights_total": 0,
+            "retries_total": 0,
+            "retries_refused_total": 0,
+        }
         self.gauges: dict[str, float] = {}
         self.targets: dict[str, list[int]] = {}
         """Of each watched upstream: how many targets are up, ejected, down."""

@@ -18,6 +18,7 @@ from gateway.callers import Preflight, recall, recognise
 from gateway.context import RETRY_SOON, Gateway, Refusal
 from gateway.exchange import BodyTooLarge, ClientGone, Tunnel, suspend
 from gateway.http1.response import CHUNKED, LENGTH, NONE, TUNNEL
+from gateway.limits.caps import Hold, take
 from gateway.limits.decide import ADMITTED, UNKNOWN, Denial, denial_of, later, limit_headers
 from gateway.memory import Caller, TurnedAway
 from gateway.metering.ask import (
@@ -85,6 +86,10 @@ async def serve(gw: Gateway, ex: Exchange) -> None:
     route, plan = caller.route, caller.plan
 
     # admit
+    if caller.holds:
+        full = take(ex, caller.holds)
+        if full is not None:
+            return refuse(gw, ex, too_many(full), caller.own_lines)
     limits = ask(gw, ex, plan)
     if limits is None:
         limits = verdict(gw, ex, plan, await suspend())
@@ -196,6 +201,14 @@ def answer(ex: Exchange, problem: Problem, headers: bytes = b"", detail: str | N
 
 
 # -- may they
+
+
+def too_many(full: Hold) -> Refusal:
+    """The refusal of a request for which too many are under way already."""
+    if not full.is_customers:
+        return Refusal(problems.OVERLOADED, RETRY_SOON, Admission.OVERLOADED)
+    detail = f"At most {full.limit} requests at once are included. Try again when one has ended."
+    return Refusal(problems.TOO_MANY_AT_ONCE, RETRY_SOON, Admission.RATE_LIMITED, detail, "concurrent")
 
 
 def ask(gw: Gateway, ex: Exchange, plan: Plan) -> bytes | Refusal | None:

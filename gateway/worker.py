@@ -31,6 +31,7 @@ from gateway.auth.jwks import Fetcher
 from gateway.auth.tokens import Tokens
 from gateway.clock import TICK, Clock
 from gateway.context import Gateway
+from gateway.limits.caps import Caps
 from gateway.limits.census import Census
 from gateway.limits.limiter import SCRIPTS, Limiter
 from gateway.limits.report import Reporter
@@ -84,6 +85,7 @@ def build_door(settings: Settings, name: str) -> Door:
         name,
         settings.redis_shards,
         Tokens(snapshot, Fetcher()),
+        caps=Caps(gateway.max_requests_per_project),
     )
     if gateway.admin_url is not None:
         context.admin = admin_route(gateway.admin_url)

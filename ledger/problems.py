@@ -135,6 +135,13 @@ TOO_MANY_TRIES: Final = Problem("too_many_tries", 429, "Too many tries", "Too ma
 RATE_LIMITED: Final = Problem("rate_limited", 429, "Too many requests", "The request rate is above the limit.")
 QUOTA_EXCEEDED: Final = Problem("quota_exceeded", 429, "Quota exceeded", "The quota of this period is used up.")
 
+TOO_MANY_AT_ONCE: Final = Problem(
+    "too_many_at_once", 429, "Too many requests at once", "Too many requests are under way at once."
+)
+OVERLOADED: Final = Problem(
+    "overloaded", 503, "Service unavailable", "As many requests as this takes at once are under way."
+)
+
 # What stands behind
 UPSTREAM_UNREACHABLE: Final = Problem("upstream_unreachable", 502, "Bad gateway", "The upstream could not be reached.")
 UPSTREAM_FAILED: Final = Problem("upstream_failed", 502, "Bad gateway", "The upstream broke off its answer.")

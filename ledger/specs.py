@@ -115,6 +115,7 @@ ClaimPath = Annotated[
 Money = Annotated[int, Field(ge=0, le=2**53)]
 """Minor units of a currency."""
 Modes = Annotated[tuple[Mode, ...], Field(min_length=1, max_length=2)]
+AtOnce = Annotated[int, Field(ge=1, le=1_000_000)]
 PerMinute = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
@@ -172,6 +173,8 @@ class TierSpec(Spec):
     currency: Currency = "usd"
     billing_interval: Literal["month", "year"] = "month"
     requests_per_minute: PerMinute | None = None
+    concurrent_requests: AtOnce | None = None
+    """Requests of one customer under way at once, in each gateway process."""
     quotas: dict[MeterName, Annotated[QuotaSpec, BeforeValidator(_bare_quota)]] = Field(default_factory=dict)
     spend_cap_minor: Money | None = None
     trial_days: int = Field(default=0, ge=0, le=730)
@@ -325,6 +328,8 @@ class RouteSpec(Spec):
     response_headers: HeaderRules = HeaderRules()
     requests_per_minute: PerMinute | None = None
     """A limit for the whole route, over all customers."""
+    concurrent_requests: AtOnce | None = None
+    """Requests of the route under way at once, in each gateway process."""
     meters: Annotated[dict[MeterName, Meter], Field(max_length=32)] = Field(default_factory=one_request)
     """What each forwarded request counts: a fixed quantity, or where it is read."""
     include_usage: bool = False
@@ -337,6 +342,8 @@ class RouteSpec(Spec):
     """Further tries where the request cannot have reached an upstream."""
     retry_budget: RetryBudgetSpec = RetryBudgetSpec()
     max_body_bytes: int | None = Field(default=None, ge=0, le=2**53)
+    max_header_bytes: int | None = Field(default=None, ge=64, le=2**20)
+    """Largest header section of a request, where it is less than what the gateway takes."""
     credential: Annotated[CredentialSpec, BeforeValidator(credential_mapping)] | None = None
     """What goes with each request of this route, in place of the upstream's own credential."""
     websocket: bool = True

@@ -131,6 +131,7 @@ def _columns(spec: TierSpec) -> tuple[Any, ...]:
         spec.currency,
         spec.billing_interval,
         spec.requests_per_minute,
+        spec.concurrent_requests,
         spec.spend_cap_minor,
         spec.trial_days,
         orjson.dumps(spec.features).decode(),

@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from gateway.http1.fields import Fields
 
 _MAPPED: Final = "::ffff:"
+_MOST_HOPS: Final = 32
+"""Proxies in a row that are looked at; no real chain is longer, and a client could write thousands."""
 _SCHEMES: Final = (b"http", b"https")
 _with_port: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::[0-9A-Za-z._-]+)?").fullmatch
 _is_forwarded: Final = re.compile(
-    rb'(?:[ \t]*(?:[\w!#$%&\'*+.^`|~-]+=(?:[\w!#$%&\'*+.^`|~-]+|"(?:[^"\\]|\\.)*"))?[ \t]*(?:[;,]|$))*'
+    rb'(?:[ \t]*(?:[\w!#$%&\'*+.^`|~-]+=(?:[\w!#$%&\'*+.^`|~-]+|"(?:[^"\\]|\\.)*")[ \t]*)?(?:[;,]|$))*'
 ).fullmatch
 _pairs: Final = re.compile(rb'([\w!#$%&\'*+.^`|~-]+)=(?:([\w!#$%&\'*+.^`|~-]+)|"((?:[^"\\]|\\.)*)")|(,)').finditer
 
@@ -77,7 +79,7 @@ def sender_of(fields: Fields, peer_ip: str, scheme: bytes, trust: Trust) -> Send
         host = _host(_single(fields.values(b"x-forwarded-host"))) or host
         hops = b",".join(fields.values(b"x-forwarded-for")).decode("latin-1").split(",")
         claims = [_Claim(hop.strip()) for hop in reversed(hops)]
-    for claim in claims:
+    for claim in claims[:_MOST_HOPS]:
         found = _address(claim.address)
         if found is None:  # "unknown", or a name made up for it: who it was is not said
             break

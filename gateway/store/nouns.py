@@ -26,6 +26,7 @@ class Tier:
     name: str
     requests_per_minute: int | None
     quotas: dict[str, int | None]
+    concurrent_requests: int | None = None
 
 
 @dataclass(slots=True, eq=False)

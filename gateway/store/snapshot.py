@@ -353,7 +353,9 @@ class Snapshot:
             default: Tier | None = None
             for row in rows:
                 quotas = dict(zip(row["meters"], row["quotas"], strict=True))
-                tiers[row["name"]] = tier = Tier(row["id"], row["name"], row["requests_per_minute"], quotas)
+                tiers[row["name"]] = tier = Tier(
+                    row["id"], row["name"], row["requests_per_minute"], quotas, row["concurrent_requests"]
+                )
                 if row["is_default"]:
                     default = tier
             known = (tiers, default)

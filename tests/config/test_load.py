@@ -47,6 +47,7 @@ def test_every_setting_has_a_variable_that_sets_it() -> None:
     environ |= {"TOLLGATE_REDIS_URL": "redis://h"}
     environ |= {
         "TOLLGATE_GATEWAY_TRUSTED_PROXIES": "10.0.0.0/8, ::1",
+        "TOLLGATE_GATEWAY_MAX_REQUESTS_PER_PROJECT": "10",
         "TOLLGATE_ADMIN_PUBLIC_URL": "https://tollgate.example",
     }
     environ |= {"TOLLGATE_ENCRYPTION_KEYS": new_key()}

@@ -247,3 +247,14 @@ def test_a_worker_is_not_started_by_hand() -> None:
     )
     assert done.returncode == 1
     assert done.stderr.strip() == "gateway.worker is started by the gateway's parent process; use: tollgate gateway"
+
+
+def test_it_may_open_as_many_files_as_its_parent_may_allow() -> None:
+    code = """
+import resource
+from gateway.app import raise_file_limit
+_, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, most))
+raise_file_limit()
+assert resource.getrlimit(resource.RLIMIT_NOFILE) == (most, most)"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)

@@ -147,14 +147,15 @@ class Catalogue:
         per_minute: int | None = None,
         quotas: dict[str, int | None] | None = None,
         default: bool = False,
+        concurrent: int | None = None,
         project: str = PROJECT,
     ) -> str:
         """A tier; its id."""
         tier = ids.new_id("tier")
         await self.pg.execute(
-            "INSERT INTO tiers (id, project_id, mode, name, title, requests_per_minute, is_default)"
-            " VALUES ($1, $2, 'live', $3, $3, $4, $5)",
-            tier, project, name, per_minute, default,
+            "INSERT INTO tiers (id, project_id, mode, name, title, requests_per_minute, is_default,"
+            " concurrent_requests) VALUES ($1, $2, 'live', $3, $3, $4, $5, $6)",
+            tier, project, name, per_minute, default, concurrent,
         )  # fmt: skip
         for meter, quota in (quotas or {}).items():
             await self.pg.execute(
