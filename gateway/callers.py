@@ -231,6 +231,7 @@ async def identify(gw: Gateway, ex: Exchange, route: Route, generation: int) -> 
     if gw.sandbox is not None and gw.sandbox.is_behind(route.upstream):
         kind = "none" if auth is AuthMode.NONE else "jwt" if principal is None else principal.kind
         tail += gw.sandbox.lines(route.project_id, mode, customer.id if customer is not None else "", kind)
+        is_shareable = False  # who it is stands in the tail
     if ex.fields.chunked:
         tail += b"Transfer-Encoding: chunked\r\n"
     is_websocket = route.spec.websocket and asks_for_websocket(ex.line, ex.fields)

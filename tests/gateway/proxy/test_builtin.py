@@ -10,7 +10,7 @@ from ledger.ids import customer_id_for
 from ledger.specs import RouteSpec, UpstreamSpec
 from tests.gateway.conftest import MakeStage
 from tests.gateway.wire import answering, ask, ok, request
-from tests.support.gateway import PROJECT
+from tests.support.gateway import PROJECT, Catalogue
 
 FORGED = (
     "X-Tollgate-Project: prj_other",
@@ -76,3 +76,18 @@ def test_declarations_cannot_say_it_either(name: str) -> None:
             RouteSpec.model_validate(
                 {"name": "r", "path": "/r", "upstream": "u", "request_headers": {rule: {name: "prj_other"}}}
             )
+
+
+async def test_each_caller_is_told_as_who_it_is_though_all_send_the_same_fields(
+    stage: MakeStage, catalogue: Catalogue
+) -> None:
+    s = await stage(answering(ok(b"ran")))
+    s.inside.gateway.sandbox = Sandbox(f"http://127.0.0.1:{s.upstream.port}", "between-us")
+    names = ("bob", "eve", "joe")
+    keys = [await catalogue.key("ck", customer=await catalogue.customer(name)) for name in names]
+    for key in (*keys, *keys):
+        assert (await ask(await s.client(), request("/api/run", key))).status == 200
+    heads = [head for received in s.upstream.received for head in received.split(b"\r\n\r\n") if head]
+    assert [told(head)[0] for head in heads] == [
+        f"X-Tollgate-Customer: {customer_id_for(PROJECT, 'live', name)}" for name in (*names, *names)
+    ]
