@@ -1,7 +1,8 @@
 """Active checks: a GET to each target that asks for it, again and again, from each gateway process.
 
 One task per check under way, held here and named; a check ends within its `timeout_ms`, and the next of the same target
-begins no sooner than its `interval_ms` after the last began. Whatever goes wrong is a bad check.
+begins no sooner than its `interval_ms` after the last began. Whatever goes wrong is a bad check. At most 64 are under way;
+beyond that checks come later, those that have waited longest first.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("gateway.upstreams")
 _LONGEST_LINE: Final = 1024
 _JITTER: Final = 0.1
+_MOST_AT_ONCE: Final = 64
 
 
 class Checks:
@@ -34,15 +36,16 @@ class Checks:
 
     def tick(self, pools: list[Pool], now: float) -> None:
         """Begin what is due; `pools` are all those with active checks."""
-        for pool in pools:
-            if pool not in self._running and self._due.get(pool, 0.0) <= now:
-                active = pool.spec.active_health
-                assert active is not None
-                spread = 1 + random.uniform(-_JITTER, _JITTER)  # noqa: S311 - so that processes do not ask in step
-                self._due[pool] = now + active.interval_ms / 1000 * spread
-                task = asyncio.create_task(_check(pool), name=f"check {pool.url}")
-                self._running[pool] = task
-                task.add_done_callback(partial(self._ended, pool))
+        waiting = [pool for pool in pools if pool not in self._running and self._due.get(pool, 0.0) <= now]
+        waiting.sort(key=lambda pool: self._due.get(pool, 0.0))
+        for pool in waiting[: _MOST_AT_ONCE - len(self._running)]:
+            active = pool.spec.active_health
+            assert active is not None
+            spread = 1 + random.uniform(-_JITTER, _JITTER)  # noqa: S311 - so that processes do not ask in step
+            self._due[pool] = now + active.interval_ms / 1000 * spread
+            task = asyncio.create_task(_check(pool), name=f"check {pool.url}")
+            self._running[pool] = task
+            task.add_done_callback(partial(self._ended, pool))
 
     def close(self) -> None:
         for task in self._running.values():

@@ -15,6 +15,9 @@ from gateway.proxy.upstream import UpstreamBroken
 from ledger import problems
 from ledger.health import PassiveHealthSpec
 from ledger.specs import UpstreamSpec
+from tests.gateway.proxy.test_pool import silent
+from tests.support.gateway import until
+from tests.support.raw import Upstream
 
 ABC = ("http://a", "http://b", "http://c")
 
@@ -146,3 +149,22 @@ def test_of_several_none_is_refused_unless_declared() -> None:
                 balancer.next()
         else:
             balancer.next()
+
+
+async def test_so_many_checks_at_once_and_no_more() -> None:
+    clock = Clock()
+    pools = Pools(clock)
+    async with Upstream(silent) as upstream:
+        urls = [f"http://127.0.0.1:{upstream.port}/{n}" for n in range(64)]
+        checks = {"path": "/", "timeout_ms": 60_000}
+        balancers = [
+            pools.of(UpstreamSpec.model_validate({"name": f"u{i}", "targets": urls, "active_health": checks}))
+            for i in range(2)
+        ]
+        for _ in range(3):
+            pools.check({})
+        await until(lambda: len(upstream.peers) == 64)
+        assert len(pools._checks._running) == 64
+        pools.close()
+        await until(lambda: not pools._checks._running)
+    del balancers
