@@ -50,7 +50,7 @@ async def enter(view: View) -> Answer:
         return Html("link_invalid.html", {"detail": denied.detail}, denied.problem.status, denied.headers)
     session = await sessions.find(view.connection, made.token, view.address)
     if session is not None and await members.invitations_for(view.connection, session.email):
-        return Redirect("/invitations", session_token=made.token)
+        return Redirect("/dashboard/invitations", session_token=made.token)
     is_new = session is None or session.project_id is None
     return Redirect("/dashboard/projects/new" if is_new else "/dashboard", session_token=made.token)
 
@@ -114,6 +114,6 @@ PAGES: Final = (
     Page(VERIFY, confirm, act=enter, is_open=True, commits=True),
     Page("/logout", leave_page, act=leave, is_open=True, commits=True),
     Page("/operator/claim", claim_page, act=claim, commits=True),
-    Page("/invitations", invitations_page, act=answer_invitation),
+    Page("/dashboard/invitations", invitations_page, act=answer_invitation),
     Page("/dev/mail", dev_mail, is_open=True),
 )

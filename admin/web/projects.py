@@ -88,7 +88,31 @@ async def delete(view: View) -> Answer:
 
 async def account(view: View) -> Answer:
     found = await sessions.of_account(view.connection, view.known.account_id)
-    return Html("account.html", {"sessions": found})
+    return Html("account.html", {"sessions": [(session, device(session.user_agent)) for session in found]})
+
+
+_BROWSERS: Final = (
+    ("Edg", "Edge"),
+    ("OPR", "Opera"),
+    ("Firefox", "Firefox"),
+    ("Chrome", "Chrome"),
+    ("Safari", "Safari"),
+)
+_SYSTEMS: Final = (
+    ("Android", "Android"),
+    ("iPhone", "iPhone"),
+    ("iPad", "iPad"),
+    ("Windows", "Windows"),
+    ("Mac OS", "macOS"),
+    ("Linux", "Linux"),
+)
+
+
+def device(agent: str) -> str:
+    """Chrome on Linux, of what a browser says it is; its own words where they are others."""
+    browser = next((name for mark, name in _BROWSERS if mark in agent), None)
+    system = next((name for mark, name in _SYSTEMS if mark in agent), None)
+    return f"{browser} on {system}" if browser and system else agent[:60] or "Unknown"
 
 
 async def end(view: View) -> Answer:

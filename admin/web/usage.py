@@ -36,6 +36,7 @@ async def show(view: View) -> Answer:
             "most": figures.most(points),
             "total": sum(point.value for point in points),
             "shares": shares,
+            "is_older": _before(view) is not None,
             "recent": await figures.recent(view.connection, view.scope, _before(view), RECENT),
         },
     )

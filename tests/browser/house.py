@@ -1,0 +1,217 @@
+"""A whole Tollgate with something in it, and Chromium to look at it: for the walks, axe and the screenshots."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from admin.web.pages import PAGES
+from tests.e2e.stack import Stack
+
+AXE: Final = Path(__file__).parents[2] / "admin" / "web" / "assets" / "node_modules" / "axe-core" / "axe.min.js"
+DECLARATION: Final = """
+version: 1
+projects:
+  - name: Weather API
+    tiers:
+      - {name: free, title: Free, default: true, requests_per_minute: 60, quotas: {requests: 10000}}
+      - name: pro
+        title: Professional
+        price_minor: 4900
+        requests_per_minute: 1000
+        trial_days: 14
+        popular: true
+        quotas: {requests: {limit: 500000, hard: false, overage_price: 0.02}, tokens: null}
+        features: {sso: true, seats: 5, support: e-mail}
+      - {name: scale, title: Scale, price_minor: 49900, requests_per_minute: 10000, quotas: {requests: null}}
+    customers:
+      - {external_id: acme, name: Acme Corporation, email: api@acme.example, tier: scale}
+      - {external_id: northwind, name: Northwind Traders, email: dev@northwind.example, tier: pro}
+      - {external_id: user-1041, email: mara@example.com}
+      - {external_id: user-1042, name: "O'Brien & Söhne", email: obrien@example.com, tier: pro}
+    upstreams:
+      - name: forecasts
+        targets: ["https://forecasts.example", {url: "https://forecasts-2.example", weight: 3}]
+    routes:
+      - {name: forecast, path: "/weather/{city}/forecast", methods: [GET], upstream: forecasts}
+      - {name: weather, path: /weather/*, upstream: forecasts, requests_per_minute: 5000}
+"""
+SEED: Final = """
+INSERT INTO usage_hourly (project_id, mode, hour, customer_id, key_id, route_id, meter, quantity, events)
+SELECT p.id, 'test', date_trunc('hour', now()) - make_interval(hours => h), c.id, k.id, r.id, 'requests',
+       (40 + (h * 7919 + length(c.external_id) * 131) % 160) * (4000 - h) / 4000, 10
+FROM projects p
+JOIN customers c ON c.project_id = p.id AND c.mode = 'test'
+JOIN LATERAL (SELECT id FROM keys WHERE project_id = p.id AND mode = 'test' AND kind = 'sk' LIMIT 1) k ON true
+JOIN routes r ON r.project_id = p.id
+CROSS JOIN generate_series(0, 3900, 5) h
+WHERE p.name = 'Weather API'
+ON CONFLICT DO NOTHING
+"""
+
+
+def chromium() -> str | None:
+    """The browser: Debian's, or $TOLLGATE_TEST_CHROMIUM."""
+    return os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@contextmanager
+def browser() -> Iterator[Browser]:
+    """Chromium."""
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
+        yield opened
+        opened.close()
+
+
+class House:
+    """A stack with its dev link. `errors` are what pages complained about in the browser's console."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.url = stack.gateway
+        self.errors: list[str] = []
+        self.all_paths: list[str] = []
+
+    def context(self, browser: Browser, **options: Any) -> BrowserContext:
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        context.set_default_timeout(10_000)
+        context.on("page", self._listen)
+        return context
+
+    def _listen(self, page: Page) -> None:
+        page.on("pageerror", lambda error: self.errors.append(f"{page.url}: {error}"))
+        page.on("console", lambda message: self._note(page, message.type, message.text))
+
+    def _note(self, page: Page, kind: str, text: str) -> None:
+        if kind == "error" and "Failed to load resource" not in text:
+            self.errors.append(f"{page.url}: {text}")
+
+    def sign_in(self, page: Page) -> None:
+        """As the person that `tollgate dev` made."""
+        page.goto(self.stack.info["signIn"])
+        page.get_by_role("button", name="Sign in").click()
+        page.wait_for_url("**/dashboard**")
+
+    def sign_in_as(self, page: Page, email: str) -> None:
+        """As anybody, by the mail at /dev/mail."""
+        with ThreadPoolExecutor(1) as pool:  # this thread runs Playwright's own loop
+            pool.submit(asyncio.run, self._forget_attempts()).result()
+        page.goto(f"{self.url}/login")
+        page.get_by_label("E-mail address").fill(email)
+        page.get_by_role("button", name="Send me a link").click()
+        page.wait_for_url("**/login")
+        for _ in range(100):
+            page.goto(f"{self.url}/dev/mail")
+            first = page.locator("article").first
+            if (
+                first.count()
+                and email in first.inner_text()
+                and first.get_by_role("link", name="Open the link").count()
+            ):
+                first.get_by_role("link", name="Open the link").click()
+                break
+            page.wait_for_timeout(100)
+        page.get_by_role("button", name="Sign in").click()
+        page.wait_for_load_state()
+
+    def call(self, path: str, key: str, method: str = "GET", **headers: str) -> tuple[int, str]:
+        """A request through the gateway."""
+        sent = {"Authorization": f"Bearer {key}", **{name.replace("_", "-"): value for name, value in headers.items()}}
+        data = b'{"quantity": 1}' if method == "POST" else None
+        request = urllib.request.Request(self.url + path, method=method, data=data, headers=sent)
+        request.add_header("Content-Type", "application/json")
+        try:
+            with urllib.request.urlopen(request, timeout=10) as response:
+                return response.status, response.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    async def _forget_attempts(self) -> None:
+        """All tests come from one address, which may ask for five links in a quarter of an hour."""
+        pg = await asyncpg.connect(self.stack.postgres_url)
+        try:
+            await pg.execute("DELETE FROM sign_in_attempts")
+        finally:
+            await pg.close()
+
+    async def furnish(self) -> None:
+        """Make the person of `tollgate dev` owner of Weather API, with a history of usage."""
+        pg = await asyncpg.connect(self.stack.postgres_url)
+        try:
+            await pg.execute(
+                "INSERT INTO members (project_id, account_id, role) SELECT p.id, a.id, 'owner' FROM projects p, accounts a"
+                " WHERE p.name = 'Weather API' AND a.email = 'you@tollgate.localhost' ON CONFLICT DO NOTHING"
+            )
+        finally:
+            await pg.close()
+        for name in ("Production backend", "CI"):
+            self.stack.command("keys", "create", "--project", "Weather API", "--mode", "test", "--name", name)
+        key = self.stack.command("keys", "create", "--project", "Weather API", "--mode", "test", "--name", "Staging")
+        for n in range(12):
+            self.call("/api/data", key.strip(), "POST", X_User_Id=("acme", "northwind", "user-1041")[n % 3])
+        pg = await asyncpg.connect(self.stack.postgres_url)
+        try:
+            await pg.execute(SEED)
+        finally:
+            await pg.close()
+
+    async def paths(self) -> list[str]:
+        """Every page, with the id of something there is."""
+        pg = await asyncpg.connect(self.stack.postgres_url)
+        try:
+            project = await pg.fetchval("SELECT id FROM projects WHERE name = 'Weather API'")
+            found = []
+            for page in PAGES:
+                path = page.path
+                if "{id}" in path:
+                    path = path.replace("{id}", await self._some(pg, path.split("/")[2], project))
+                if path not in ("/logout", "/dashboard/switch", "/dashboard/usage.csv", "/login"):
+                    found.append(path)
+            return found
+        finally:
+            await pg.close()
+
+    @staticmethod
+    async def _some(pg: asyncpg.Connection, table: str, project: str) -> str:
+        if table == "team":
+            return str(await pg.fetchval("SELECT account_id FROM members WHERE project_id = $1", project))
+        mode = "" if table in ("routes", "upstreams") else " AND mode = 'test'"
+        order = " ORDER BY name" if table in ("tiers", "routes") else " ORDER BY id"
+        return str(await pg.fetchval(f"SELECT id FROM {table} WHERE project_id = $1{mode}{order} LIMIT 1", project))
+
+
+def house(stack: Stack) -> House:
+    """The house around a running stack."""
+    return House(stack)
+
+
+def start(**settings: str) -> Stack:
+    """A stack of its own, with Weather API declared."""
+    return Stack.start(DECLARATION, **settings)
+
+
+def violations(page: Page) -> list[str]:
+    """What axe-core holds against a page, serious or worse."""
+    page.evaluate(AXE.read_text())
+    found = json.loads(
+        page.evaluate("axe.run({resultTypes: ['violations']}).then((result) => JSON.stringify(result.violations))")
+    )
+    return [
+        f"{one['id']} ({one['impact']}): {one['help']}: {one['nodes'][0]['target']} {one['nodes'][0]['html'][:160]}"
+        for one in found
+        if one["impact"] in ("serious", "critical")
+    ]
