@@ -21,7 +21,19 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from admin import observe
 from admin.accounts.sign_in import new_claim
-from admin.api import aliases, customers, declarations, issuers, keys, projects, routes, tiers, upstreams
+from admin.api import (
+    aliases,
+    customers,
+    dead_letters,
+    declarations,
+    issuers,
+    keys,
+    projects,
+    routes,
+    tiers,
+    upstreams,
+    usage,
+)
 from admin.api.serve import handler, preflight
 from admin.metrics import AdminMetrics
 from admin.site import Site, site_of
@@ -44,6 +56,8 @@ ENDPOINTS: Final = (
     *keys.ENDPOINTS,
     *declarations.ENDPOINTS,
     *aliases.ENDPOINTS,
+    *usage.ENDPOINTS,
+    *dead_letters.ENDPOINTS,
 )
 
 log = logging.getLogger(__name__)

@@ -37,6 +37,8 @@ class Permission(StrEnum):
     ROUTES_WRITE = "routes.write"
     ROUTES_TRY = "routes.try"
     USAGE_READ = "usage.read"
+    USAGE_WRITE = "usage.write"
+    """Correct what was stored."""
     BILLING_READ = "billing.read"
     BILLING_WRITE = "billing.write"
     WEBHOOKS_READ = "webhooks.read"

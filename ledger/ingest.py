@@ -162,6 +162,18 @@ def judge(entries: Sequence[Entry], now_ms: int) -> Judged:
     return Judged(rows, dead)
 
 
+async def insert_rows(connection: asyncpg.Connection, rows: Sequence[tuple[Any, ...]]) -> int:
+    """Store judged rows; returns how many were new. The transaction holds the lock of `begin` and has the staging table."""
+    await connection.copy_records_to_table("usage_staging", records=rows, columns=_COLUMNS)
+    if any(row[_EXTERNAL] is not None for row in rows):
+        await connection.execute(_SQL["insert_customers"])
+    if any(row[_IDEM] is not None for row in rows):
+        await connection.execute(_SQL["claim_idempotency"])
+    inserted: int = await connection.fetchval(_SQL["insert_events"])
+    await connection.execute(_SQL["touch_keys"])
+    return inserted
+
+
 def _payload(entry: Entry) -> bytes:
     raw = entry.fields.get(STREAM_FIELD)
     return repr(dict(entry.fields)).encode() if raw is None else raw
@@ -226,7 +238,7 @@ class Writer:
         try:
             await connection.execute(_SQL["begin"])
             if judged.rows:
-                inserted = await self._insert(connection, judged.rows)
+                inserted = await insert_rows(connection, judged.rows)
             if judged.dead:
                 await self._bury(connection, judged.dead)
             await connection.execute("COMMIT")
@@ -244,16 +256,6 @@ class Writer:
         if judged.dead:
             first = judged.dead[0]
             log.warning("%d entries put aside as dead letters, the first: %s", len(judged.dead), first.reason)
-
-    async def _insert(self, connection: asyncpg.Connection, rows: list[tuple[Any, ...]]) -> int:
-        await connection.copy_records_to_table("usage_staging", records=rows, columns=_COLUMNS)
-        if any(row[_EXTERNAL] is not None for row in rows):
-            await connection.execute(_SQL["insert_customers"])
-        if any(row[_IDEM] is not None for row in rows):
-            await connection.execute(_SQL["claim_idempotency"])
-        inserted: int = await connection.fetchval(_SQL["insert_events"])
-        await connection.execute(_SQL["touch_keys"])
-        return inserted
 
     async def _bury(self, connection: asyncpg.Connection, dead: list[DeadLetter]) -> None:
         await connection.execute(

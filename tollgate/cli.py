@@ -29,6 +29,7 @@ COMMANDS: Final = (
     ("secrets", "make encryption keys, and seal stored credentials anew"),
     ("billing", "what is told to Stripe, and how it stands"),
     ("reconcile", "compare events, rollups, billing, Stripe and counters"),
+    ("dead-letters", "usage and billing entries that were put aside"),
     ("stripe-fake", "run a stateful Stripe for tests"),
 )
 """Name and summary. The module of the same name is imported when the command is used, so `--help` is quick."""

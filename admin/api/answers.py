@@ -38,7 +38,7 @@ def of_reply(reply: Reply) -> web.Response:
     if reply.location is not None:
         headers["Location"] = reply.location
     if reply.text is not None:
-        return web.Response(text=reply.text, status=reply.status, headers=headers, content_type="application/yaml")
+        return web.Response(text=reply.text, status=reply.status, headers=headers, content_type=reply.content_type)
     if reply.status == 204:
         return web.Response(status=204, headers=headers)
     body = orjson.dumps(reply.data)

@@ -78,7 +78,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer: `data` as JSON, or `text` as YAML. `is_secret`: it shows a key, so it is sent once and never kept."""
+    """An answer: `data` as JSON, or `text` of `content_type`. `is_secret`: it shows a key, so it is never kept."""
 
     data: Any = None
     status: int = 200
@@ -86,6 +86,7 @@ class Reply:
     is_secret: bool = False
     text: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    content_type: str = "application/yaml"
 
 
 Handler = Callable[[Call], Awaitable[Reply]]

@@ -38,14 +38,15 @@ async def paged(
     represent: Callable[[T], Any],
 ) -> Reply:
     """One page of what `fetch(before, limit)` finds. Raises Denied for a limit or cursor that is none."""
-    limit = _limit(query.get("limit"))
+    limit = limit_of(query.get("limit"))
     found = await fetch(_before(query.get("cursor")), limit + 1)  # one more tells whether there is a next page
     shown = found[:limit]
     cursor = base64.urlsafe_b64encode(shown[-1].id.encode()).decode() if len(found) > limit else None
     return Reply({"data": [represent(item) for item in shown], "next_cursor": cursor})
 
 
-def _limit(given: str | None) -> int:
+def limit_of(given: str | None) -> int:
+    """The number of items a page holds. Raises Denied."""
     if given is None:
         return DEFAULT_LIMIT
     if not _LIMIT.fullmatch(given) or int(given) > MOST:
