@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.exchange import BodyTooLarge, ClientGone, suspend
+from gateway.forward import connect, drop_upstream, prepare, try_again, upstream_head
 from gateway.memory import Caller
-from gateway.pipeline import answer, connect, drop_upstream, prepare, try_again, upstream_head
+from gateway.pipeline import answer
 from gateway.proxy.headers import to_upstream
 from gateway.proxy.upstream import UpstreamBroken
 from gateway.store.compile import make_route

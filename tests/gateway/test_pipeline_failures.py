@@ -15,7 +15,7 @@ import pytest
 import redis.asyncio
 
 from gateway.clock import Clock
-from gateway.pipeline import connect as connect_upstream
+from gateway.forward import connect as connect_upstream
 from gateway.proxy.pool import Pool
 from gateway.proxy.upstream import UpstreamBroken
 from ledger.specs import UpstreamSpec
