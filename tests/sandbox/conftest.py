@@ -14,14 +14,14 @@ import pytest
 
 from sandbox.backends.base import Backend, Unavailable
 from sandbox.backends.jail.backend import JailBackend, JailOptions
-from tests.sandbox.traces import Traces
+from tests.sandbox.traces import UID_BASE, Traces
 
 BACKENDS = ["jail"]
 
 
 async def start(name: str) -> Backend:
     """A started backend; skips the test where there is none."""
-    backend: Backend = JailBackend(JailOptions(warm_python=1, warm_node=1))
+    backend: Backend = JailBackend(JailOptions(warm_python=1, warm_node=1, slots=32, uid_base=UID_BASE))
     try:
         await backend.start()
     except Unavailable as error:
