@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil
 
+from sandbox.backends.jail.cgroups import layout
+
 UID_BASE = 300_000 + os.getpid() % 5_000 * 100
 UIDS = range(UID_BASE, UID_BASE + 100)
 
@@ -39,7 +41,11 @@ class Traces:
             if int(text.split("Uid:")[1].split()[0]) in UIDS or (b"jail.broker" in command and pid in family):
                 found.add(f"process {pid} {command[:60]!r}")
         found.update(f"mount {mount}" for mount in Path("/proc/self/mountinfo").read_text().splitlines())
-        named = [*Path("/sys/fs/cgroup").glob("**/tollgate-sandbox-[0-9]*"), *Path("/run").glob("tollgate-jails-*")]
+        own = layout(Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text())
+        groups = [
+            path for parent in (*own.v1.values(), own.v2) if parent for path in parent.glob("tollgate-sandbox-[0-9]*")
+        ]
+        named = [*groups, *Path("/run").glob("tollgate-jails-*")]
         for path in [*named, *Path("/tmp").glob("tollgate-jails-*")]:
             broker = int(re.findall(r"-(\d+)", path.name)[0])
             if broker not in brokers or broker in family:
