@@ -96,6 +96,7 @@ async def test_the_service_is_killed_again_and_again(empty_postgres_url: str) ->
                     for _ in range(chance.randint(4, 12))
                 ]
                 await asyncio.sleep(0.2 + chance.random() * 0.6)
+                assert Traces.take().beyond(before)
                 process.send_signal(signal.SIGKILL)
                 await asyncio.gather(*tasks, return_exceptions=True)
         finally:

@@ -1,7 +1,7 @@
 """What runs could leave on a machine: processes, mounts, cgroups, directories, descriptors of ours.
 
 Others may be running a sandbox on the same machine. Ours uses user ids of its own (`UID_BASE`), and groups and directories
-are named after their broker: those of a living one that is not of our family are somebody else's.
+are named after their broker: only those of brokers that were once seen among our descendants count.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from sandbox.backends.jail.cgroups import layout
 
 UID_BASE = 300_000 + os.getpid() % 5_000 * 100
 UIDS = range(UID_BASE, UID_BASE + 100)
+_brokers: set[int] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,6 @@ class Traces:
         """Everything there is at this moment that could be a run's or a broker's of ours."""
         found = set()
         family = {child.pid for child in psutil.Process().children(recursive=True)}
-        brokers = set()
         for status in Path("/proc").glob("[0-9]*/status"):
             try:
                 text = status.read_text()
@@ -36,9 +36,9 @@ class Traces:
             except OSError:
                 continue
             pid = int(status.parent.name)
-            if b"jail.broker" in command:
-                brokers.add(pid)
-            if int(text.split("Uid:")[1].split()[0]) in UIDS or (b"jail.broker" in command and pid in family):
+            if b"jail.broker" in command and pid in family:
+                _brokers.add(pid)
+            if int(text.split("Uid:")[1].split()[0]) in UIDS or pid in _brokers:
                 found.add(f"process {pid} {command[:60]!r}")
         found.update(f"mount {mount}" for mount in Path("/proc/self/mountinfo").read_text().splitlines())
         own = layout(Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text())
@@ -47,8 +47,7 @@ class Traces:
         ]
         named = [*groups, *Path("/run").glob("tollgate-jails-*")]
         for path in [*named, *Path("/tmp").glob("tollgate-jails-*")]:
-            broker = int(re.findall(r"-(\d+)", path.name)[0])
-            if broker not in brokers or broker in family:
+            if int(re.findall(r"-(\d+)", path.name)[0]) in _brokers:
                 found.add(f"left {path}")
         for descriptor in Path("/proc/self/fd").iterdir():
             try:
