@@ -80,7 +80,17 @@ def recall(gw: Gateway, ex: Exchange) -> Caller | None:
         return None
     customer = principal.customer
     tier = customer.tier if customer is not None else None
-    plan = _plan(gw, known.generation, route, principal.mode, principal, customer, tier, ex.at_ms / 1000)
+    plan = _plan(
+        gw,
+        known.generation,
+        route,
+        principal.mode,
+        principal,
+        customer,
+        tier,
+        ex.at_ms / 1000,
+        is_websocket=known.is_websocket,
+    )
     good_until = plan.period_end if principal.expires_at is None else min(plan.period_end, principal.expires_at)
     caller = Caller(
         line,
@@ -219,7 +229,8 @@ async def identify(gw: Gateway, ex: Exchange, route: Route, generation: int) -> 
             )
     else:  # a key that is sent all the same is not for the upstream to see
         carried_by = next((name for name, value, _ in ex.fields.items if is_well_formed(value.split(b" ")[-1])), b"")
-    plan = _plan(gw, generation, route, mode, principal, customer, tier, now)
+    is_websocket = route.spec.websocket and asks_for_websocket(ex.line, ex.fields)
+    plan = _plan(gw, generation, route, mode, principal, customer, tier, now, is_websocket=is_websocket)
     good_until = float(plan.period_end)
     if expires_at is not None:
         good_until = min(good_until, expires_at)
@@ -234,7 +245,6 @@ async def identify(gw: Gateway, ex: Exchange, route: Route, generation: int) -> 
         is_shareable = False  # who it is stands in the tail
     if ex.fields.chunked:
         tail += b"Transfer-Encoding: chunked\r\n"
-    is_websocket = route.spec.websocket and asks_for_websocket(ex.line, ex.fields)
     if is_websocket:
         tail += b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
     until_ms = good_until * 1000
@@ -336,6 +346,14 @@ async def customer_of(
     return customer, tier
 
 
+def plan_at(gw: Gateway, caller: Caller, now: float) -> Plan:
+    """The plan of a caller at a later moment (Unix seconds), when its quota period may be another."""
+    plan = caller.plan
+    assert plan.route is not None
+    who = (plan.principal, plan.customer, plan.tier)
+    return _plan(gw, plan.generation, plan.route, plan.mode, *who, now, is_websocket=caller.is_websocket)
+
+
 def _plan(
     gw: Gateway,
     generation: int,
@@ -345,10 +363,12 @@ def _plan(
     customer: Customer | None,
     tier: Tier | None,
     now: float,
+    *,
+    is_websocket: bool,
 ) -> Plan:
     """The remembered plan of (key, customer, tier, route), or a new one."""
     holder: Customer | Principal | Route = customer or principal or route
-    key = (principal.key_id if principal else None, tier.id if tier else None, route.id)
+    key = (principal.key_id if principal else None, tier.id if tier else None, route.id, is_websocket)
     plan: Plan | None = holder.plans.get(key)
     if (
         plan is None
@@ -366,7 +386,7 @@ def _plan(
             tier=tier,
             route=route,
             meters=fixed_meters(route.spec),
-            metering=metering_of(route.spec, tier.quotas if tier else ()),
+            metering=metering_of(route.spec, tier.quotas if tier else {}, is_websocket=is_websocket),
             now=now,
             shards=gw.shards,
             gateway=gw.name,

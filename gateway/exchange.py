@@ -28,6 +28,10 @@ class ClientGone(Exception):
     """The client disconnected before its answer was complete."""
 
 
+class LimitReached(Exception):
+    """A quota was used up while the request was under way."""
+
+
 class BodyTooLarge(Exception):
     """More request body arrived than the route takes."""
 
@@ -66,6 +70,8 @@ class Client(Protocol):
     def write_interim(self, lead: bytes) -> None: ...
     def pause_reading(self) -> None: ...
     def resume_reading(self) -> None: ...
+    @property
+    def is_choked(self) -> bool: ...
     def abort(self) -> None: ...
     def exchange_done(self, ex: Exchange) -> None: ...
 
@@ -77,6 +83,8 @@ class Upstream(Protocol):
     def end_body(self, trailers: bytes) -> None: ...
     def pause_reading(self) -> None: ...
     def resume_reading(self) -> None: ...
+    @property
+    def is_choked(self) -> bool: ...
     def time_out(self) -> None: ...
     def close(self) -> None: ...
     def abort(self) -> None: ...
@@ -97,14 +105,22 @@ class Reader(Protocol):
     def pass_rest(self, ex: Exchange) -> None: ...
 
 
-class Tunnel:
-    """A WebSocket connection after its handshake: bytes pass both ways, messages are counted."""
+class Gate(Protocol):
+    """Decides how far the bytes of a tunnel may pass (gateway.parts)."""
 
-    __slots__ = ("incoming", "outgoing")
+    def pass_in(self, data: bytes) -> None: ...
+    def pass_out(self, data: bytes) -> None: ...
+
+
+class Tunnel:
+    """A WebSocket connection after its handshake: bytes pass both ways, messages are counted, or let through by a gate."""
+
+    __slots__ = ("gate", "incoming", "outgoing")
 
     def __init__(self, incoming: Counter, outgoing: Counter) -> None:
         self.incoming = incoming
         self.outgoing = outgoing
+        self.gate: Gate | None = None
 
 
 class Exchange:
@@ -130,6 +146,7 @@ class Exchange:
         "limiter",
         "line",
         "max_body",
+        "parts",
         "plan",
         "read_timeout",
         "reader",
@@ -173,9 +190,15 @@ class Exchange:
         self.response_trailers = b""
         self.tunnel: Tunnel | None = None
         self.reader: Reader | None = None
+        self.parts: Any = None
         self._life: Coroutine[Any, Any, None] | None = None
         self._send: Any = None
         self._future: asyncio.Future[Any] | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """True once the life has ended."""
+        return self._life is None
 
     # -- the driver
 
@@ -291,14 +314,20 @@ class Exchange:
 
     def tunnel_in(self, data: bytes) -> None:
         """Bytes from the client to the upstream."""
-        if self.tunnel is not None and self.upstream is not None:
+        tunnel = self.tunnel
+        if tunnel is not None and self.upstream is not None:
+            if tunnel.gate is not None:
+                return tunnel.gate.pass_in(data)
             self.bytes_in += len(data)
-            self.tunnel.incoming.feed(data)
+            tunnel.incoming.feed(data)
             self.upstream.write_body(data)
 
     def tunnel_out(self, data: bytes) -> None:
         """Bytes from the upstream to the client."""
-        if self.tunnel is not None:
+        tunnel = self.tunnel
+        if tunnel is not None:
+            if tunnel.gate is not None:
+                return tunnel.gate.pass_out(data)
             self.bytes_out += len(data)
-            self.tunnel.outgoing.feed(data)
+            tunnel.outgoing.feed(data)
             self.client.write_body(data)

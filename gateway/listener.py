@@ -222,6 +222,11 @@ class ClientConnection(AnswerWriter):
         return self._ex
 
     @property
+    def is_choked(self) -> bool:
+        """True while the client does not take what it is sent, and the upstream is paused."""
+        return self._write_paused
+
+    @property
     def is_busy(self) -> bool:
         """True while an exchange is open."""
         return self._ex is not None

@@ -97,6 +97,7 @@ class Metrics:
             "connections_total": 0,
             "connections_refused_total": 0,
             "preflights_total": 0,
+            "cut_off_total": 0,
             "retries_total": 0,
             "retries_refused_total": 0,
         }

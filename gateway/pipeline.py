@@ -15,7 +15,7 @@ import orjson
 
 from gateway.callers import Preflight, recall, recognise
 from gateway.context import RETRY_SOON, Gateway, Refusal
-from gateway.exchange import BodyTooLarge, ClientGone, Tunnel, suspend
+from gateway.exchange import BodyTooLarge, ClientGone, LimitReached, Tunnel, suspend
 from gateway.forward import connect, drop_upstream, prepare, try_again, upstream_head
 from gateway.http1.response import CHUNKED, LENGTH, NONE, TUNNEL
 from gateway.limits.caps import Hold, take
@@ -30,12 +30,13 @@ from gateway.metering.ask import (
     may_ask,
     with_usage,
 )
-from gateway.metering.count import NOTHING, quantities
+from gateway.metering.count import NOTHING, flow_of, quantities
 from gateway.metering.event import event_of
 from gateway.metering.frames import MessageCounter
 from gateway.metering.metering import Metering, as_json, measured
 from gateway.metering.reader import AnswerReader
 from gateway.metrics import Admission
+from gateway.parts import Parts
 from gateway.proxy.collector import collect
 from gateway.proxy.headers import without
 from gateway.proxy.upstream import UpstreamBroken
@@ -116,12 +117,16 @@ async def serve(gw: Gateway, ex: Exchange) -> None:
             if hides_usage and reader.has_body and can_hide_usage(response.fields):
                 reader.editor = UsageHider()
                 lead, framing = without(lead, ANSWER_FIELDS), CHUNKED if framing == LENGTH else framing
+            if plan.metering.settle_every_s or (plan.metering.settle_every_messages and framing == TUNNEL):
+                ex.parts = Parts(gw, ex, caller)
         if framing == TUNNEL:
             start_tunnel(ex, route, lead, limits)
         else:
             client.start_response(ex, lead, limits, framing)
         await suspend()  # the bodies pass
         if ex.reader is not None:
+            if ex.parts is not None and ex.parts.ends_later():
+                await suspend()
             ex.reader.pass_rest(ex)
         client.end_body(ex.response_trailers)
         is_charged = True
@@ -135,6 +140,15 @@ async def serve(gw: Gateway, ex: Exchange) -> None:
             if broken.problem.status == 503:
                 limits += b"Retry-After: %d\r\n" % broken.retry_after_s
             answer(ex, broken.problem, limits)
+    except LimitReached:
+        outcome, is_charged = Outcome.LIMIT_REACHED, True
+        if ex.status == 101:
+            ex.body_done = False  # what it still sends is read: its close frame must not meet a closed socket
+            if ex.upstream is not None:
+                ex.upstream.close()
+        else:
+            drop_upstream(ex)
+            client.abort()
     except BodyTooLarge:
         outcome, is_charged = Outcome.UPSTREAM_FAILED, ex.sent_ns > 0
         drop_upstream(ex)
@@ -309,7 +323,9 @@ def settle_measured(gw: Gateway, ex: Exchange, plan: Plan, outcome: Outcome, now
     if not was_sent or (reader is None and outcome is Outcome.UPSTREAM_FAILED and metering.is_failure_free):
         event = event_of(ex, plan.identity, NOTHING, outcome, now_ns)
         return gw.limiter.settle(ex, event, is_charged=False)
-    actual, estimated = measured(metering, ex, reader, now_ns, is_whole=outcome is Outcome.COMPLETED)
+    if ex.parts is not None and ex.parts.finish(outcome, now_ns):
+        return None
+    actual, estimated = measured(metering, flow_of(ex, now_ns), reader, is_whole=outcome is Outcome.COMPLETED)
     identity = plan.identity
     if estimated:
         identity += b',"notes":{"estimated":%b}' % orjson.dumps(estimated)

@@ -9,7 +9,8 @@ On the stream an event is one JSON object (field `e`), made by a gateway, read b
 
 `at` is when the request was admitted (Unix ms): the period an event belongs to never depends on when it was settled.
 `external` is present when the customer is known by the project's own id only and may have to be created.
-`notes` is what else is known: `estimated` names meters whose quantity no answer told.
+`notes` is what else is known: `estimated` names meters whose quantity no answer told; of a part of a long request,
+`part_of` is the id of the request and `part` its number, from 0.
 `idem` is the caller's idempotency key; two events of one project and customer that share it are one event.
 """
 
@@ -40,6 +41,10 @@ class Outcome(StrEnum):
     """The client disconnected first; billed for what passed."""
     UPSTREAM_FAILED = "upstream_failed"
     """The upstream refused, reset, timed out or sent something that is not HTTP."""
+    INTERIM = "interim"
+    """A part of a long request or connection: further parts follow."""
+    LIMIT_REACHED = "limit_reached"
+    """Broken off by the gateway, as a quota was used up on the way."""
     COUNTED = "counted"
     """POST /api/data: counted without proxying."""
     ORPHANED = "orphaned"

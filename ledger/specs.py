@@ -350,6 +350,10 @@ class RouteSpec(Spec):
     """Pass WebSocket handshakes on; without, they are ordinary requests and their Upgrade is dropped."""
     websocket_idle_ms: int = Field(default=600_000, ge=1, le=86_400_000)
     """Longest silence of a WebSocket, both ways, before it is closed."""
+    settle_every_s: int | None = Field(default=None, ge=1, le=86_400)
+    """Answers and WebSockets that take longer are settled in parts of this length, each an event of its own."""
+    settle_every_messages: int | None = Field(default=None, ge=1, le=100_000)
+    """WebSockets are settled in parts of so many messages. Where a tier limits messages, 100 unless this says otherwise."""
     on_store_failure: StoreFailure = StoreFailure.CLOSED
 
     @field_validator("rewrite")

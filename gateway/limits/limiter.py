@@ -24,21 +24,22 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import hiredis
 
-from gateway.limits.decide import ADMITTED
+from gateway.limits.decide import ADMITTED, UNKNOWN
 from gateway.limits.plan import ADMIT, SETTLE, bulk, script_sha
+from gateway.limits.renewal import RENEW, Corrections, Part, Renewal, Share, part_record, renew_command
 from gateway.limits.share import Shares
 from gateway.limits.spooled import REPLAY, Unreadable, command, hold_record, settle_record
 from gateway.spool.disk import SpoolError
 
 if TYPE_CHECKING:
     from gateway.exchange import Exchange
-    from gateway.limits.plan import Plan
+    from gateway.limits.plan import Plan, Quota
     from gateway.spool.disk import Spool
     from gateway.store.redis import RedisPipe
 
 _log = logging.getLogger("gateway.limiter")
 
-SCRIPTS: Final = (ADMIT, SETTLE, REPLAY)
+SCRIPTS: Final = (ADMIT, SETTLE, REPLAY, RENEW)
 _SETTLE_CALL: Final = b"$7\r\nEVALSHA\r\n" + bulk(script_sha(SETTLE))
 _LINGER_S: Final = 0.002
 _BATCH: Final = 64
@@ -98,6 +99,7 @@ class Limiter:
         self._queue: list[_Settlement] = []
         self._unspooled: list[_Settlement] = []  # of requests that were held in the spool: they follow their hold there
         self._flying = 0
+        self._renewals: set[Renewal] = set()
         self._is_replaying = False
         self._replay_limit = _BATCH
         self._timer: asyncio.TimerHandle | None = None
@@ -122,7 +124,12 @@ class Limiter:
     def unsettled(self) -> int:
         """Settlements and holds not yet confirmed by Redis."""
         spooled = self.spool.entries if self.spool is not None else 0
-        return len(self._queue) + len(self._unspooled) + self._flying + spooled
+        return len(self._queue) + len(self._unspooled) + self._flying + spooled + len(self._renewals)
+
+    @property
+    def is_current(self) -> bool:
+        """True if Redis can be asked, and its counters are complete."""
+        return self.redis.available and not self._is_behind and self.knows_counters
 
     @property
     def is_full(self) -> bool:
@@ -168,15 +175,21 @@ class Limiter:
 
     def hold(self, ex: Exchange, plan: Plan) -> bool:
         """Write down that `ex` is admitted without Redis. False: it cannot be, since nothing would count it."""
-        if self.spool is None or self.spool.is_full:
-            return False
-        try:
-            self.spool.append((hold_record(plan, ex.id, ex.at_ms, _hold(ex, plan)),))
-        except SpoolError:
+        if not self._hold(hold_record(plan, ex.id, ex.at_ms, _hold(ex, plan))):
             return False
         ex.plan = plan
         ex.limiter = self
-        ex.is_local = self._is_behind = True
+        ex.is_local = True
+        return True
+
+    def _hold(self, record: bytes) -> bool:
+        if self.spool is None or self.spool.is_full:
+            return False
+        try:
+            self.spool.append((record,))
+        except SpoolError:
+            return False
+        self._is_behind = True
         self._wake(_RETRY_S)
         return True
 
@@ -214,6 +227,45 @@ class Limiter:
             self._unspooled.append(settlement)
             self._wake(_LINGER_S)
             return
+        self._enqueue(settlement)
+
+    # -- long requests, which are settled in parts
+
+    def settle_part(self, part: Part, event: bytes, corrections: Corrections, *, is_spooled: bool) -> None:
+        """Settle the last part. `is_spooled`: what it holds was told by way of the spool, so this follows there."""
+        settlement = _corrected(part.plan, part.id, event, corrections)
+        if is_spooled:
+            self._unspooled.append(settlement)
+            self._wake(_LINGER_S)
+        else:
+            self._enqueue(settlement)
+
+    def renew(
+        self,
+        ending: Part,
+        event: bytes,
+        corrections: Corrections,
+        following: Part,
+        shares: Sequence[Share],
+        done: Callable[[list[int]], None],
+    ) -> None:
+        """Settle a part and reserve the next; `done` gets the reply of renew.lua, as soon as there is one."""
+
+        def renewed(reply: list[int]) -> None:
+            if reply[0] == UNKNOWN:
+                self.knows_counters = False  # until somebody has looked again
+            else:
+                self._remember([_corrected(ending.plan, ending.id, event, corrections)], 1)
+            done(reply)
+
+        command = renew_command(ending, event, corrections, following, shares)
+        Renewal(self.redis, self._renewals, command, renewed)
+
+    def hold_part(self, part: Part, quotas: Sequence[Quota], held: Sequence[int]) -> bool:
+        """Tell a Redis that may have forgotten it what a part holds. False if that cannot be written down."""
+        return self._hold(part_record(part, quotas, held))
+
+    def _enqueue(self, settlement: _Settlement) -> None:
         queue = self._queue
         queue.append(settlement)
         if len(queue) >= _BATCH and self.redis.available:
@@ -395,10 +447,10 @@ class Limiter:
                 self._replay()
             elif self.spool is not None and not self._flying:
                 self._queue = self._spill(self._queue)
-                if not self._queue and not self._unspooled:
+                if not self._queue and not self._unspooled and not self._renewals:
                     break
             await asyncio.sleep(0.005)
-        return len(self._queue) + len(self._unspooled) + self._flying
+        return len(self._queue) + len(self._unspooled) + self._flying + len(self._renewals)
 
 
 class _Repeated:
@@ -455,7 +507,7 @@ def _admit_command(ex: Exchange, plan: Plan) -> bytes:
     return b"%b$32\r\n%b\r\n$%d\r\n%b\r\n%b" % (plan.admit_head, ex.id, len(hold), hold, plan.admit_tail)
 
 
-def _corrected(plan: Plan, event_id: bytes, event: bytes, corrections: list[tuple[str, int]]) -> _Settlement:
+def _corrected(plan: Plan, event_id: bytes, event: bytes, corrections: Sequence[tuple[str, int]]) -> _Settlement:
     """The settlement of a reservation that held something else than what is to count."""
     count = len(corrections)
     keys = plan.settle_keys + b"".join([bulk(key.encode()) for key, _ in corrections])

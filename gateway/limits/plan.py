@@ -82,6 +82,7 @@ class Plan:
         "denied_until",
         "generation",
         "header_format",
+        "held_by",
         "hold",
         "identity",
         "late_event",
@@ -89,6 +90,7 @@ class Plan:
         "metering",
         "meters",
         "meters_json",
+        "mode",
         "period_end",
         "period_start",
         "policy",
@@ -114,12 +116,14 @@ class Plan:
     quotas: tuple[Quota, ...]
     meters: dict[str, int]
     metering: Any
+    mode: str
     period_start: int
     period_end: int
     policy: StoreFailure
     reservations: str
     stream: str
     identity: bytes
+    held_by: bytes
     hold: bytes
     settle_keys: bytes
     meters_json: bytes
@@ -182,6 +186,7 @@ def make_plan(
     plan.meters = meters
     plan.policy = route.spec.on_store_failure if route else StoreFailure.CLOSED
     plan.metering = metering
+    plan.mode = mode
     estimates = {} if metering is None else metering.estimates
     plan.period_start, plan.period_end = int(start.timestamp()), int(end.timestamp())
     plan.reservations, plan.stream = _the_one(names.reservations(shard)), _the_one(names.usage_stream(shard))
@@ -203,6 +208,7 @@ def make_plan(
     who["route"] = route.id if route else None
     plan.identity = orjson.dumps(who)[1:-1]
     hold = {"gateway": gateway, "meters": meters | estimates, "hold": [[q.key, q.quantity] for q in plan.quotas]}
+    plan.held_by = plan.identity + b"," + orjson.dumps({"gateway": gateway})[1:-1]
     plan.hold = plan.identity + b"," + orjson.dumps(hold)[1:]
     plan.meters_json = _the_one(orjson.dumps(meters)[1:-1])
     plan.settle_keys = _the_one(bulk(plan.reservations.encode()) + bulk(plan.stream.encode()))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import orjson
 
 if TYPE_CHECKING:
     from gateway.exchange import Exchange
@@ -27,4 +30,31 @@ def event_of(ex: Exchange, identity: bytes, meters: bytes, outcome: Outcome, now
             (now_ns - ex.started_ns) // 1000,
             (now_ns - ex.sent_ns) // 1000 if ex.sent_ns else 0,
         )
+    )
+
+
+def part_event_of(
+    ex: Exchange,
+    identity: bytes,
+    meters: bytes,
+    outcome: Outcome,
+    part: tuple[bytes, int, int],
+    notes: Mapping[str, Any],
+) -> bytes:
+    """The event of one part of a long request. `part` is its id, when it began (Unix ms) and how long it was (ms)."""
+    part_id, at_ms, duration_ms = part
+    return (
+        b'{"id":"%b","at":%d,%b,"method":"%b","status":%d,"outcome":"%b","meters":%b,"duration_us":%d,"upstream_us":%d,'
+        b'"notes":%b}'
+    ) % (
+        part_id,
+        at_ms,
+        identity,
+        ex.line.method,
+        ex.status,
+        outcome.encode(),
+        meters,
+        duration_ms * 1000,
+        duration_ms * 1000,
+        orjson.dumps(notes),
     )

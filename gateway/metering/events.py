@@ -11,7 +11,7 @@ from typing import Final
 
 MAX_EVENT: Final = 1_048_576
 _BOM: Final = b"\xef\xbb\xbf"
-_empty_line: Final = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)").search
+_empty_line: Final = re.compile(rb"\n(?:\n|\r\n?)|\r(?:\n(?:\n|\r\n?)|\r\n?)").search
 
 
 class EventSplitter:

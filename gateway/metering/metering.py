@@ -11,19 +11,22 @@ an event stream never less than one for each event that passed, as each brings a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from gateway.metering.count import Flow
 from gateway.metering.findings import Wanted, usage_part
 from ledger.events import MAX_QUANTITY
 from ledger.meters import IN_EVERY_EVENT, MEASURES, MeterSpec, Origin, Source, UpstreamFailure, parse_source
 
 if TYPE_CHECKING:
-    from gateway.exchange import Exchange
     from gateway.metering.reader import AnswerReader
     from ledger.specs import RouteSpec
 
+_LEASE: Final = 100
+"""How many messages are reserved at a time where a tier limits them and the route says nothing."""
+_OF_WEBSOCKETS: Final = frozenset(("messages_in", "messages_out", "messages"))
 _STREAMED: Final = frozenset(("output", "total"))
 
 
@@ -38,12 +41,17 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Metering:
-    """What a route measures. `wanted` is None if no meter looks into the body."""
+    """What a route measures. `wanted` is None if no meter looks into the body.
+
+    `settle_every_messages` is None for what is no WebSocket, and where nothing counts or limits messages.
+    """
 
     measured: tuple[Measured, ...]
     wanted: Wanted | None
     is_failure_free: bool
     asks_for_usage: bool = False
+    settle_every_s: int | None = None
+    settle_every_messages: int | None = None
 
     @property
     def estimates(self) -> dict[str, int]:
@@ -63,40 +71,42 @@ def fixed_meters(spec: RouteSpec) -> dict[str, int]:
     return {name: meter for name, meter in spec.meters.items() if isinstance(meter, int)}
 
 
-def metering_of(spec: RouteSpec, limited: Iterable[str]) -> Metering | None:
-    """The metering of a route for customers whose tier names the meters `limited`; None if there is nothing to measure.
+def metering_of(spec: RouteSpec, quotas: Mapping[str, int | None], *, is_websocket: bool = False) -> Metering | None:
+    """The metering of a route for customers whose tier has these quotas; None if there is nothing to measure.
 
     What every event carries anyway is counted against a quota where the tier names it, on every route alike, so that the
     counter is the sum of the events; the route's own entry then only says the estimate.
     """
-    named = frozenset(limited)
     declared = {name: meter for name, meter in spec.meters.items() if isinstance(meter, MeterSpec)}
     for name in MEASURES:
-        if name in named:
+        if name in quotas:
             declared.setdefault(name, MeterSpec(source=name))
     measured = tuple(
         Measured(name, parse_source(meter.source), meter.estimate, name in IN_EVERY_EVENT)
         for name, meter in declared.items()
-        if name not in IN_EVERY_EVENT or name in named
+        if (name not in IN_EVERY_EVENT or name in quotas) and (is_websocket or meter.source not in _OF_WEBSOCKETS)
     )
     is_failure_free = spec.on_upstream_failure is UpstreamFailure.FREE
-    if not measured and not is_failure_free and not spec.include_usage:
+    lease = spec.settle_every_messages if is_websocket else None
+    if lease is None and any(m.source.name in _OF_WEBSOCKETS and quotas.get(m.name) is not None for m in measured):
+        lease = _LEASE
+    if not measured and not is_failure_free and not spec.include_usage and not spec.settle_every_s and not lease:
         return None
     pointers = tuple(dict.fromkeys(m.source.pointer for m in measured if m.source.origin is Origin.BODY))
     looks_for_usage = any(m.source.origin is Origin.USAGE for m in measured)
     wanted = Wanted(pointers, usage=looks_for_usage) if pointers or looks_for_usage else None
-    return Metering(measured, wanted, is_failure_free, spec.include_usage)
+    return Metering(measured, wanted, is_failure_free, spec.include_usage, spec.settle_every_s, lease)
 
 
-def measured(metering: Metering, ex: Exchange, reader: AnswerReader | None, now_ns: int, *, is_whole: bool) -> Actual:
-    """What `ex` cost. `reader` None: there was no answer; `is_whole`: it came to its end."""
+def measured(metering: Metering, flow: Flow, reader: AnswerReader | None, *, is_whole: bool) -> Actual:
+    """What a request cost, or the last part of it. `reader` None: there was no answer; `is_whole`: it came to its end."""
     if reader is not None:
         reader.finish()
     quantities, estimated = [], []
     for meter in metering.measured:
         source = meter.source
         if source.origin is Origin.MEASURE:
-            quantities.append(_measure(source.name, ex, now_ns))
+            quantities.append(getattr(flow, source.name))
             continue
         said: Any = None if reader is None else _said(source, reader)
         is_quantity = type(said) is int and 0 <= said <= MAX_QUANTITY
@@ -128,21 +138,12 @@ def _said(source: Source, reader: AnswerReader) -> Any:
     return None if findings.usage is None else usage_part(findings.usage, source.name)
 
 
-def _measure(name: str, ex: Exchange, now_ns: int) -> int:
-    if name == "bytes_in":
-        return ex.bytes_in
-    if name == "bytes_out":
-        return ex.bytes_out
-    if name == "duration_ms":
-        return (now_ns - ex.started_ns) // 1_000_000
-    tunnel = ex.tunnel
-    if tunnel is None or ex.status != 101:
-        return 0
-    incoming, outgoing = tunnel.incoming.messages, tunnel.outgoing.messages
-    return incoming if name == "messages_in" else outgoing if name == "messages_out" else incoming + outgoing
+def so_far(metering: Metering, flow: Flow) -> list[int]:
+    """What a part of a request cost that is not the last: what only the end of an answer tells counts there."""
+    return [getattr(flow, m.source.name) if m.source.origin is Origin.MEASURE else 0 for m in metering.measured]
 
 
-def as_json(metering: Metering, quantities: list[int]) -> bytes:
+def as_json(metering: Metering, quantities: Sequence[int]) -> bytes:
     """The inside of a JSON object of the quantities that events would not carry anyway."""
     pairs = zip(metering.measured, quantities, strict=True)
     return b",".join([b'"%b":%d' % (m.name.encode(), n) for m, n in pairs if not m.is_in_every_event])

@@ -23,10 +23,10 @@ MAX_VALUE: Final = 16_384
 _MAX_DEPTH: Final = 64
 
 _blanks: Final = re.compile(rb"[ \t\r\n]*+").match
-_string: Final = re.compile(rb'"(?:[^"\\]++|\\.)*"', re.DOTALL).match
-_rest_of_string: Final = re.compile(rb'(?:[^"\\]++|\\.)*', re.DOTALL).match
+_string: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*"', re.DOTALL).match
+_rest_of_string: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*', re.DOTALL).match
 _scalar: Final = re.compile(rb'[^ \t\r\n"{}\[\],:]++').match
-_passed_over: Final = re.compile(rb'"(?:[^"\\]++|\\.)*"?|[{}\[\]]', re.DOTALL).finditer
+_passed_over: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*"?|[{}\[\]]', re.DOTALL).finditer
 
 _VALUE, _KEY, _COLON, _COMMA = range(4)
 

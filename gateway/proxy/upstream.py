@@ -90,6 +90,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_ex",
         "_health",
         "_interims",
+        "_is_choked",
         "_last_head",
         "_last_response",
         "_left",
@@ -123,6 +124,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._request_chunked = False
         self._request_done = True
         self._paused = False
+        self._is_choked = False
         self.idle_since = 0.0
         self.served = 0
 
@@ -220,11 +222,18 @@ class UpstreamConnection(asyncio.Protocol):
         detail = "connection closed before the answer was complete"
         ex.throw(UpstreamBroken(problems.UPSTREAM_FAILED, detail, was_connected=True, was_reused=is_stale))
 
+    @property
+    def is_choked(self) -> bool:
+        """True while it does not take what it is sent, and whoever sends is paused."""
+        return self._is_choked
+
     def pause_writing(self) -> None:
+        self._is_choked = True
         if self._ex is not None:
             self._ex.client.pause_reading()
 
     def resume_writing(self) -> None:
+        self._is_choked = False
         if self._ex is not None:
             self._ex.client.resume_reading()
 

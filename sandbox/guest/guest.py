@@ -11,6 +11,7 @@ import sys
 WORKSPACE = "/workspace"
 OUT = b"/workspace/out"
 READY = b"\x06"
+RELAY_PORTS = (80, 443, 3128)
 EGRESS = "/run/egress.sock"
 
 
@@ -171,10 +172,10 @@ def is_disk_full():
 def relay():
     """Make the run's proxy look like the network: names resolve to addresses of ours, whose ports lead to the proxy."""
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    from relay import Relay
+    import relay
 
     sys.path.pop(0)
-    return Relay(EGRESS)
+    return relay.Relay(EGRESS)
 
 
 def main():

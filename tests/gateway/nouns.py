@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from gateway.limits.plan import Plan, make_plan
+from gateway.metering.metering import Metering
 from gateway.store.compile import make_route
 from gateway.store.nouns import Customer, Principal, Route, Tier
 from ledger.specs import RouteSpec, UpstreamSpec
@@ -59,6 +60,7 @@ def plan(
     meters: dict[str, int] | None = None,
     now: datetime = NOW,
     idempotency: str | None = None,
+    metering: Metering | None = None,
 ) -> Plan:
     """The plan of a customer with `plan_tier`, unless `who` says otherwise."""
     who = who or (customer(plan_tier) if plan_tier else None)
@@ -75,4 +77,5 @@ def plan(
         shards=2,
         gateway="gw-1",
         idempotency=idempotency,
+        metering=metering,
     )

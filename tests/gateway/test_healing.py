@@ -18,7 +18,9 @@ from config.settings import Settings, WorkerSettings
 from ledger import names
 from ledger.heal import Healer
 from ledger.specs import StoreFailure
-from tests.gateway.wire import answering, ask, ok, read_request, request
+from tests.gateway.test_parts import ASKED, ECHO, Echo
+from tests.gateway.test_websocket import HANDSHAKE
+from tests.gateway.wire import answering, ask, ok, read_answer, read_request, request
 from tests.support.gateway import SHARDS, Books, Catalogue, InProcessGateway, until
 from tests.support.raw import Peer, Upstream, connect
 from tollgate import worker
@@ -276,3 +278,41 @@ async def test_a_change_of_tier_keeps_what_was_used_and_its_limit_applies_at_onc
     await it.redis.flushall()
     await it.healed()
     assert await it.statuses(1) == [429]
+
+
+async def test_a_websocket_in_parts_keeps_its_limit_through_it_all(scene: MakeScene, pg: asyncpg.Connection) -> None:
+    it = await scene(Echo(), quotas={"messages_in": 12})
+    async with await connect(*it.inside.address) as client:
+        await client.send(request("/api/ws", it.keys["ada"], *HANDSHAKE))
+        assert (await read_answer(client)).status == 101
+        [exchange] = [c.exchange for c in it.inside.door.connections if c.exchange is not None]
+
+        async def ask_for(count: int) -> None:
+            for _ in range(count):
+                await client.send(ASKED)
+                assert await client.read_exactly(len(ECHO)) == ECHO
+
+        await ask_for(4)
+        assert exchange.parts.cut()
+        await until(lambda: exchange.parts._before is None)
+        await ask_for(2)
+        await it.redis.flushall()
+        assert exchange.parts.cut() or not it.inside.gateway.limiter.knows_counters  # there is nothing to renew
+        await it.healed()
+        await until(lambda: exchange.parts._before is None)
+        assert (await it.counters())[
+            "live:" + exchange.plan.customer.id + ":messages_in:" + str(exchange.plan.period_start)
+        ] <= 12
+        await ask_for(6)
+        await client.send(ASKED)
+        assert (await client.read_to_end()).endswith(b"messages_in")
+    await it.inside.settled()
+
+    async def counted() -> bool:
+        found = await pg.fetchval("SELECT sum((meters ->> 'messages_in')::int) FROM usage_events")
+        return int(found or 0) == 12
+
+    await until(counted)
+    [used] = [value for key, value in (await it.counters()).items() if ":messages_in:" in key]
+    assert used == 12
+    assert await it.books.reservations() == []

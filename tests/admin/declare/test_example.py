@@ -14,7 +14,7 @@ TEXT = resources.files("config").joinpath("example.yaml").read_text(encoding="ut
 
 async def test_applies_twice_and_round_trips(pg: asyncpg.Connection) -> None:
     declaration = load(TEXT, "config/example.yaml")
-    assert len(await apply(pg, declaration, actor=ACTOR)) == 16
+    assert len(await apply(pg, declaration, actor=ACTOR)) == 17
     assert await apply(pg, declaration, actor=ACTOR, prune=True) == []
     assert await apply_text(pg, await export(pg), prune=True) == []
 

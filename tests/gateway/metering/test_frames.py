@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.metering.frames import MessageCounter
+from gateway.metering.frames import MessageCounter, MessageGate, close_frame
 from tests.gateway.http1.grammar import cut, examples
 
 
@@ -71,3 +71,62 @@ def test_nonsense_neither_fails_nor_fills_the_memory(pieces: list[bytes]) -> Non
     for piece in pieces:
         counter.feed(piece)
         assert len(counter._partial) <= 13
+
+
+# -- the gate
+
+
+def gate(permits: int) -> MessageGate:
+    """One that lets this many messages through."""
+    left = [True] * permits
+    return MessageGate(lambda: bool(left) and left.pop())
+
+
+def begins_message(piece: bytes) -> bool:
+    return 0 < piece[0] & 0x0F < 8
+
+
+@examples
+@given(
+    stream=st.lists(frames, max_size=12), permits=st.integers(0, 6), edges=st.lists(st.integers(0, 2**16), max_size=8)
+)
+def test_a_gate_lets_so_many_messages_through_and_not_a_byte_of_the_next(
+    stream: list[bytes], permits: int, edges: list[int]
+) -> None:
+    begins = [number for number, piece in enumerate(stream) if begins_message(piece)]
+    expected = b"".join(stream[: begins[permits]] if len(begins) > permits else stream)
+    data = b"".join(stream)
+    for pieces in (cut(data, edges), [data[at : at + 1] for at in range(len(data))]):
+        closed, passed = gate(permits), b""
+        for piece in pieces:
+            admitted = closed.admit(piece)
+            passed += piece[:admitted]
+            if admitted < len(piece):
+                break
+        assert passed == expected
+        assert closed.messages == min(permits, len(begins))
+        assert closed.is_between_frames
+
+
+@examples
+@given(stream=st.lists(frames, max_size=6), edge=st.integers(0, 2**16))
+def test_a_frame_can_be_finished_without_beginning_another(stream: list[bytes], edge: int) -> None:
+    data = b"".join(stream)
+    at = edge % (len(data) + 1)
+    open_gate = gate(99)
+    assert open_gate.admit(data[:at]) == at
+    messages = open_gate.messages
+    ends = [sum(map(len, stream[: number + 1])) for number in range(len(stream))]
+    boundary = at if at == 0 or at in ends else next(end for end in ends if end > at)
+    assert open_gate.to_boundary(data[at:]) == boundary - at
+    assert open_gate.is_between_frames
+    assert open_gate.messages == messages
+
+
+def test_a_close_frame() -> None:
+    assert close_frame(1008, b"no") == b"\x88\x04\x03\xf0no"
+    masked = close_frame(1008, b"no", mask=b"\x01\x02\x03\x04")
+    assert masked == b"\x88\x84\x01\x02\x03\x04" + bytes(
+        a ^ b for a, b in zip(b"\x03\xf0no", b"\x01\x02\x03\x04", strict=True)
+    )
+    assert len(close_frame(1008, b"x" * 200)) == 2 + 125

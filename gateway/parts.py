@@ -1,0 +1,377 @@
+"""A long request in parts: settled every so often, each part an event of its own, and stopped where a quota is used up.
+
+`Parts` cuts: one script settles the part that ends and reserves for the next (gateway.limits.renewal). What passes
+until its reply is there belongs to the next part, which is settled in any case; only counted messages wait. Ids of parts
+follow from the request's id and the part's number. What only the end of an answer tells (tokens) counts in the last part,
+fixed quantities in the first. A part belongs to the quota period it began in.
+
+`WebSocketGate` lets messages through while the part has permits for them, and cuts when it has none left. What may not
+pass waits: at most what was read in one go, and both sides are paused. Messages that are limited never exceed the limit.
+
+Failure: while Redis is away nothing is cut, the part goes on. A gate without permits then waits, or, where the route's
+policy lets requests through without Redis, gives permits of its own; they are settled when Redis is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+
+from gateway.callers import plan_at
+from gateway.exchange import LimitReached
+from gateway.limits.decide import UNKNOWN
+from gateway.limits.renewal import Part, Share
+from gateway.metering.count import NO_FLOW, Flow, flow_as_json, flow_of
+from gateway.metering.event import part_event_of
+from gateway.metering.frames import MessageGate, close_frame
+from gateway.metering.metering import Metering, as_json, measured, so_far
+from ledger.events import Outcome
+from ledger.ids import part_id
+from ledger.specs import StoreFailure
+
+if TYPE_CHECKING:
+    from gateway.context import Gateway
+    from gateway.exchange import Exchange
+    from gateway.limits.plan import Plan, Quota
+    from gateway.memory import Caller
+    from gateway.metering.reader import AnswerReader
+
+_AGAIN_S: Final = 0.25
+_NO_LIMIT: Final = 2**62
+_COUNTED_IN: Final = frozenset(("messages_in", "messages"))
+_COUNTED_OUT: Final = frozenset(("messages_out", "messages"))
+_MESSAGES: Final = _COUNTED_IN | _COUNTED_OUT
+
+
+class _State(NamedTuple):
+    """A part: what it is called and holds, and what had been measured when it began. `held` is in the meters' order."""
+
+    part: Part
+    number: int
+    began: Flow
+    held: Sequence[int]
+
+
+class Parts:
+    """The parts of one exchange, from its answer's head on."""
+
+    __slots__ = ("_before", "_caller", "_ex", "_final", "_gw", "_is_spooled", "_now", "_shares", "_timer", "gate")
+
+    def __init__(self, gw: Gateway, ex: Exchange, caller: Caller) -> None:
+        self._gw = gw
+        self._ex = ex
+        self._caller = caller
+        plan = caller.plan
+        self._now = _State(Part(plan, ex.id, ex.at_ms), 0, NO_FLOW, [quota.quantity for quota in _quotas(plan)])
+        self._before: _State | None = None
+        """The part that is being settled, while it is; what the one that follows holds is not known so long."""
+        self._is_spooled = ex.is_local
+        self._shares: list[Share] = []
+        self._final: tuple[Outcome, Flow] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.gate: WebSocketGate | None = None
+        if ex.tunnel is not None and ex.status == 101 and plan.metering.settle_every_messages is not None:
+            self.gate = WebSocketGate(ex, self, plan.metering)
+            self.gate.granted(self._now.held)
+        self._wind_up(plan.metering.settle_every_s)
+
+    @property
+    def is_divided(self) -> bool:
+        """True once there is more than one part, or may be."""
+        return self._now.number > 0
+
+    def ends_later(self) -> bool:
+        """The upstream has ended. True if something is still to go to the client: the exchange is resumed after that."""
+        return self.gate is not None and self.gate.ends_later()
+
+    def cut(self, wanted: frozenset[str] = frozenset()) -> bool:
+        """End this part and begin the next. False if that cannot be done now.
+
+        `wanted` are the measures of messages without which there is no point in going on.
+        """
+        if self._before is not None:
+            return True
+        limiter = self._gw.limiter
+        if not limiter.is_current:
+            return False
+        ending, number = self._now, self._now.number + 1
+        flow = flow_of(self._ex, time.monotonic_ns())
+        quantities = so_far(ending.part.plan.metering, flow.since(ending.began))
+        event = self._event(ending, flow, quantities, Outcome.INTERIM, {})
+        now_ns = time.time_ns()
+        plan, at_ms = plan_at(self._gw, self._caller, now_ns / 1e9), now_ns // 1_000_000
+        following = Part(plan, part_id(self._ex.id, number, at_ms), at_ms)
+        self._before, self._now = ending, _State(following, number, flow, ())
+        self._shares = [_share(plan, at, wanted) for at in range(len(plan.metering.measured))]
+        self._stop_timer()
+        if self.gate is not None:
+            self.gate.suspend()  # what passed now would be neither in the old part nor in what the new one holds
+        limiter.renew(ending.part, event, _differences(ending, quantities), following, self._shares, self._renewed)
+        return True
+
+    def hold_again(self) -> bool:
+        """Tell a Redis that has lost it what this part holds. False if that is not known, or cannot be written down."""
+        if self._before is not None or self._is_spooled:
+            return False
+        part = self._now.part
+        self._is_spooled = self._gw.limiter.hold_part(part, _quotas(part.plan), self._now.held)
+        return self._is_spooled
+
+    def finish(self, outcome: Outcome, now_ns: int) -> bool:
+        """Settle the last part, now or as soon as it is known what it holds. False if there was only one part."""
+        self._stop_timer()
+        if not self.is_divided:
+            return False
+        self._final = outcome, flow_of(self._ex, now_ns)
+        if self._before is None:
+            self._settle()
+        return True
+
+    def _settle(self) -> None:
+        assert self._final is not None
+        outcome, flow = self._final
+        state, reader = self._now, cast("AnswerReader | None", self._ex.reader)
+        plan = state.part.plan
+        is_whole = outcome is Outcome.COMPLETED
+        actual, estimated = measured(plan.metering, flow.since(state.began), reader, is_whole=is_whole)
+        if estimated:
+            self._gw.metrics.of_route(plan.route).estimated(estimated)
+        event = self._event(state, flow, actual, outcome, {"estimated": estimated} if estimated else {})
+        self._gw.limiter.settle_part(state.part, event, _differences(state, actual), is_spooled=self._is_spooled)
+
+    def _renewed(self, reply: list[int]) -> None:
+        verdict, held = reply[0], reply[1:]
+        before, self._before = self._before, None
+        assert before is not None
+        is_known = verdict != UNKNOWN
+        if is_known:
+            self._now = self._now._replace(held=held)
+            self._is_spooled = False
+        else:
+            self._now = before  # nothing has happened: the part goes on
+        if self._final is not None:
+            self._settle()
+        elif verdict > 0:
+            self._gw.metrics.counts["cut_off_total"] += 1
+            if self.gate is not None:
+                self.gate.close(self._shares[verdict - 1].quota.meter)
+            else:
+                self._ex.throw(LimitReached())
+        else:
+            self._wind_up(self._now.part.plan.metering.settle_every_s if is_known else _AGAIN_S)
+            if self.gate is not None:
+                if is_known:
+                    self.gate.granted(held)
+                else:
+                    self.gate.go_on()
+                self.gate.release()
+
+    def _event(
+        self, state: _State, flow: Flow, quantities: Sequence[int], outcome: Outcome, notes: dict[str, Any]
+    ) -> bytes:
+        ex, part, passed = self._ex, state.part, flow.since(state.began)
+        fixed = b"" if state.number else part.plan.meters_json
+        fixed = b",".join(filter(None, (fixed, as_json(part.plan.metering, quantities))))
+        meters = flow_as_json(fixed, passed, is_tunnel=ex.tunnel is not None and ex.status == 101)
+        notes = {"part_of": ex.id.decode(), "part": state.number} | notes
+        return part_event_of(ex, part.plan.identity, meters, outcome, (part.id, part.at_ms, passed.duration_ms), notes)
+
+    # -- time
+
+    def _wind_up(self, in_s: float | None) -> None:
+        if in_s is not None and self._timer is None and self._caller.plan.metering.settle_every_s is not None:
+            self._timer = asyncio.get_running_loop().call_later(in_s, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        if not self.cut():
+            self._wind_up(_AGAIN_S)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _quotas(plan: Plan) -> tuple[Quota, ...]:
+    """The quotas of a plan's meters, in their order."""
+    count = len(plan.metering.measured)
+    return plan.quotas[-count:] if count else ()
+
+
+def _share(plan: Plan, at: int, wanted: frozenset[str]) -> Share:
+    """What the next part is to hold of a meter's quota: messages as many as there are, all else by estimate."""
+    meter, quota = plan.metering.measured[at], _quotas(plan)[at]
+    if meter.source.name in _MESSAGES:
+        return Share(quota, 1 if meter.source.name in wanted else 0, plan.metering.settle_every_messages or 1)
+    return Share(quota, meter.estimate, meter.estimate)
+
+
+def _differences(state: _State, quantities: Sequence[int]) -> list[tuple[str, int]]:
+    """Counters, and what they are to be corrected by."""
+    held = zip(_quotas(state.part.plan), quantities, state.held, strict=True)
+    return [(quota.key, quantity - was_held) for quota, quantity, was_held in held if quantity != was_held]
+
+
+class WebSocketGate:
+    """Both directions of a WebSocket, and the permits for messages that its part has left."""
+
+    __slots__ = (
+        "_both",
+        "_ex",
+        "_in",
+        "_is_closing",
+        "_is_ended",
+        "_metering",
+        "_out",
+        "_parts",
+        "_reason",
+        "_suspended",
+        "_timer",
+    )
+
+    def __init__(self, ex: Exchange, parts: Parts, metering: Metering) -> None:
+        assert ex.tunnel is not None
+        self._ex = ex
+        self._parts = parts
+        self._metering = metering
+        self._both = self._suspended = 0
+        self._in = _Direction(self)
+        self._out = _Direction(self)
+        self._reason = b""
+        self._is_closing = False
+        self._is_ended = False
+        self._timer: asyncio.TimerHandle | None = None
+        ex.tunnel.incoming, ex.tunnel.outgoing, ex.tunnel.gate = self._in.messages, self._out.messages, self
+
+    def ends_later(self) -> bool:
+        """See Parts."""
+        self._is_ended = bool(self._out.waiting)
+        return self._is_ended
+
+    def take(self, direction: _Direction) -> bool:
+        """A permit for a message in this direction."""
+        if not direction.left or not self._both:
+            return False
+        direction.left -= 1
+        self._both -= 1
+        return True
+
+    def granted(self, quantities: Sequence[int] | None) -> None:
+        """A new part, and what it holds of each meter; None: whatever it needs."""
+        lease = self._metering.settle_every_messages or 1
+        left = {"messages_in": _NO_LIMIT, "messages_out": _NO_LIMIT, "messages": lease}
+        for meter, quantity in zip(self._metering.measured, quantities or (), strict=quantities is not None):
+            if meter.source.name in left:
+                left[meter.source.name] = min(left[meter.source.name], quantity)
+        self._in.left, self._out.left, self._both = left["messages_in"], left["messages_out"], left["messages"]
+
+    def suspend(self) -> None:
+        """No permits until there are new ones, or until it goes on with what it had."""
+        self._suspended, self._both = self._both, 0
+
+    def go_on(self) -> None:
+        """The permits are again what they were."""
+        self._both = self._suspended
+
+    def release(self) -> None:
+        """Let through what waits, as far as there are permits now."""
+        ex = self._ex
+        if self._is_closing:
+            return
+        for direction, pass_on in ((self._in, self.pass_in), (self._out, self.pass_out)):
+            if direction.waiting:
+                waiting, direction.waiting = direction.waiting, b""
+                pass_on(waiting)
+        if ex.upstream is not None and not self._in.waiting and not ex.upstream.is_choked:
+            ex.client.resume_reading()
+        if ex.upstream is not None and not self._out.waiting and not ex.client.is_choked:
+            ex.upstream.resume_reading()
+        if self._is_ended and not self._out.waiting:
+            ex.resume(None)
+
+    def pass_in(self, data: bytes) -> None:
+        """Bytes from the client to the upstream."""
+        ex = self._ex
+        if self._is_closing or ex.upstream is None:
+            return
+        passing = self._in.admit(data)
+        if passing:
+            ex.bytes_in += len(passing)
+            ex.upstream.write_body(passing)
+        if self._in.waiting:
+            ex.client.pause_reading()
+            self._want()
+
+    def pass_out(self, data: bytes) -> None:
+        """Bytes from the upstream to the client."""
+        ex = self._ex
+        passing = data[: self._out.messages.to_boundary(data)] if self._is_closing else self._out.admit(data)
+        if passing:
+            ex.bytes_out += len(passing)
+            ex.client.write_body(passing)
+        if self._is_closing:
+            self._close_if_between_frames()
+        elif self._out.waiting:
+            if ex.upstream is not None:
+                ex.upstream.pause_reading()
+            self._want()
+
+    def close(self, meter: str) -> None:
+        """A quota is used up: close both sides with 1008, the client's once the frame that it is getting is whole."""
+        self._is_closing = True
+        self._reason = b"quota used up: " + meter.encode()
+        self._close_if_between_frames()
+
+    def _close_if_between_frames(self) -> None:
+        ex = self._ex
+        if not self._out.messages.is_between_frames:
+            return
+        ex.client.write_body(close_frame(1008, self._reason))
+        if ex.upstream is not None and self._in.messages.is_between_frames:
+            ex.upstream.write_body(close_frame(1008, self._reason, mask=os.urandom(4)))
+        ex.throw(LimitReached())
+
+    def _want(self) -> None:
+        """Ask for permits for what waits; without Redis, do what the route's policy says, or ask again later."""
+        wanted = (_COUNTED_IN if self._in.waiting else frozenset()) | (
+            _COUNTED_OUT if self._out.waiting else frozenset()
+        )
+        if not wanted or self._timer is not None or self._parts.cut(wanted):
+            return
+        is_open = self._ex.plan.policy is not StoreFailure.CLOSED
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(0 if is_open else _AGAIN_S, self._want_again, is_open)
+
+    def _want_again(self, is_open: bool) -> None:
+        self._timer = None
+        if self._ex.is_over:
+            return
+        if is_open:
+            self.granted(None)
+            self.release()
+        else:
+            self._want()
+
+
+class _Direction:
+    """One direction: its messages, the permits that it has left, and the bytes that wait for more."""
+
+    __slots__ = ("left", "messages", "waiting")
+
+    def __init__(self, gate: WebSocketGate) -> None:
+        self.messages = MessageGate(lambda: gate.take(self))
+        self.left = 0
+        self.waiting = b""
+
+    def admit(self, data: bytes) -> bytes:
+        """What may pass now; the rest waits. What comes while something waits, waits behind it."""
+        if self.waiting:
+            self.waiting += data
+            return b""
+        size = self.messages.admit(data)
+        self.waiting = data[size:]
+        return data[:size] if self.waiting else data
