@@ -75,3 +75,11 @@ bench: .venv/.test
 .PHONY: soak
 soak: .venv/.test
 	@$(BIN)/python -m tests.soak $(ARGS)
+
+# The real stack under load while its parts are killed, paused and emptied: make chaos ROUNDS=100 SEED=1 PAUSE=5. The result is
+# .tollgate/chaos.json.
+.PHONY: chaos
+ROUNDS ?= 30
+PAUSE ?= 5
+chaos: .venv/.test
+	@$(BIN)/python -m tests.faults.chaos --rounds $(ROUNDS) --pause $(PAUSE) $(if $(SEED),--seed $(SEED)) $(ARGS)

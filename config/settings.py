@@ -7,11 +7,20 @@ A setting is validated when a process starts and passed down from its compositio
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 
 from config.encryption import decode_keys
 
@@ -172,6 +181,12 @@ class WorkerSettings(_Section):
     partitions_ahead: int = Field(default=3, ge=1, le=24, description="monthly partitions made ahead")
 
 
+def _networks(text: str) -> str:
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        ip_network(part)  # raises ValueError
+    return text
+
+
 class SandboxSettings(_Section):
     """The plane that runs submitted code."""
 
@@ -206,6 +221,9 @@ class SandboxSettings(_Section):
     cpus: float = Field(default=1.0, gt=0, le=256, description="CPUs a run may use")
     workspace_mb: int = Field(default=64, ge=1, le=65_536, description="size of a run's /workspace, and of its /tmp")
     uid_base: int = Field(default=230_000, ge=1_000, description="first of the user ids that runs get, as root")
+    egress_networks: Annotated[str, AfterValidator(_networks)] = Field(
+        default="", description="private networks that runs with allowNet may reach all the same, commas between"
+    )
     keep_days: int = Field(default=7, ge=1, le=3_650, description="how long results are kept")
 
 

@@ -34,7 +34,7 @@ from gateway.context import Gateway
 from gateway.limits.caps import Caps
 from gateway.limits.census import Census
 from gateway.limits.limiter import SCRIPTS, Limiter
-from gateway.limits.report import Reporter
+from gateway.limits.report import Reporter, sign_of_life
 from gateway.listener import ClientConnection, Door
 from gateway.memory import Memory
 from gateway.metrics import Metrics
@@ -64,7 +64,7 @@ def build_door(settings: Settings, name: str) -> Door:
         SCRIPTS,
         deadline=gateway.store_deadline_ms / 1000,
         # before anything is held in this process's name, and before any counter is believed
-        greeting=[_sign_of_life(name), _census(name), _arrival(settings.redis_shards)],
+        greeting=[sign_of_life(name), _census(name), _arrival(settings.redis_shards)],
     )
     snapshot = Snapshot(
         settings.postgres_url.get_secret_value(),
@@ -93,11 +93,6 @@ def build_door(settings: Settings, name: str) -> Door:
         context.sandbox = Sandbox(gateway.sandbox_url.rstrip("/"), settings.sandbox.secret.get_secret_value())
     trust = Trust(gateway.trusted_proxies, gateway.forwarded_by)
     return Door(context, gateway, set(), Memory(gateway.max_known_heads), trust)
-
-
-def _sign_of_life(name: str) -> tuple[str, ...]:
-    """The command that says for 15 seconds that this process lives; its reservations are swept once it is gone."""
-    return ("SET", names.gateway_alive(name), "alive", "EX", "15")
 
 
 def _census(name: str) -> tuple[str, ...]:
@@ -198,7 +193,7 @@ class Worker:
     async def _beat(self, door: Door, redis: RedisPipe, name: str, certificate: Certificate | None) -> None:
         """What happens on the clock: deadlines, idle connections, backlog, sign of life, figures for the parent."""
         gateway = door.gateway
-        alive = encode(_sign_of_life(name))
+        alive = encode(sign_of_life(name))
         backlog = _Backlog(gateway.limiter, self._settings.stream_max_entries, gateway.shards)
         census = Census(gateway.limiter, name)
         reporter = Reporter(gateway.limiter, name, gateway.shards, door.in_flight)
@@ -226,8 +221,7 @@ class Worker:
                         gateway.limiter.take_over()
                 if redis.available:
                     backlog.ask(redis)
-                    if beats % 50 == 0 or beats == 10:
-                        redis.send(alive, backlog)
+                    redis.send(alive, backlog)
                     census.take(redis)
                 self._say(_snapshot_of(door, redis))
 

@@ -42,7 +42,7 @@ from ledger.periods import CALENDAR
 from ledger.recount import WINDOW_MS, Held, Recount, event_of, held_of, last_periods
 
 _SQL: Final = sql.load("ledger", "heal.sql")
-_ALIVE_S: Final = 15.0
+_ALIVE_S: Final = 8.0
 _GRACE_S: Final = 2.5
 """A healer that is younger than _ALIVE_S does not know who was there; gateways enter themselves once a second."""
 _REPORT_S: Final = 20.0

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from ipaddress import ip_network
 from typing import Final
 
 import uvloop
@@ -27,6 +28,7 @@ from sandbox.api import Api, guard
 from sandbox.backends.base import Backend
 from sandbox.backends.choose import Choice, choose
 from sandbox.backends.jail.backend import JailBackend, JailOptions
+from sandbox.egress.policy import Network
 from sandbox.metrics import SandboxMetrics
 from sandbox.nouns import MIB
 from sandbox.request import Ceilings
@@ -125,7 +127,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         if choice.backend is not None:
             closing.push_async_callback(choice.backend.close)
         scheduler = Scheduler(bounds)
-        runner = Runner(choice.backend, choice.why_not, scheduler, runs, metrics)
+        runner = Runner(choice.backend, choice.why_not, scheduler, runs, metrics, _networks(ours.egress_networks))
         metrics.running.set_function(lambda: scheduler.running)
         metrics.waiting.set_function(lambda: scheduler.waiting)
         metrics.results_dropped.set_function(lambda: runs.dropped)
@@ -143,6 +145,10 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         closing.push_async_callback(runner.close)  # first of all: whoever waits for a run gets its end
         log.info("listening on %s, metrics on %s", url, metrics_url)
         yield Running(url, metrics_url, choice)
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
 
 
 def _backend_state(choice: Choice) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
@@ -110,5 +110,3 @@ class Ended:
     artifacts: tuple[Artifact, ...] = ()
     artifacts_omitted: int = 0
     signal: int | None = None
-    denied: tuple[str, ...] = field(default=())
-    """Network destinations that were refused, as host:port."""

@@ -10,12 +10,15 @@ import asyncio
 import base64
 import logging
 import math
+import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from sandbox.backends.base import Backend, Broken, Handle
+from sandbox.egress.policy import Network
+from sandbox.egress.proxy import Egress, Rules, Traffic
 from sandbox.metrics import SandboxMetrics
 from sandbox.nouns import Ended, Job, Reason, Stream
 from sandbox.problems import BUSY, NO_BACKEND, RUN_LOST, TOO_MANY_RUNS, Refused
@@ -44,13 +47,20 @@ class Live:
     handle: Handle = field(default_factory=Handle)
     state: str = "queued"
     done: asyncio.Task[dict[str, Any]] | None = None
+    traffic: Traffic | None = None
 
 
 class Runner:
     """All runs of this process. `backend` is None where there is no safe one; `why_not` then says what to install."""
 
     def __init__(
-        self, backend: Backend | None, why_not: str, scheduler: Scheduler, runs: Runs, metrics: SandboxMetrics
+        self,
+        backend: Backend | None,
+        why_not: str,
+        scheduler: Scheduler,
+        runs: Runs,
+        metrics: SandboxMetrics,
+        networks: tuple[Network, ...] = (),
     ) -> None:
         self.backend = backend
         self.why_not = why_not
@@ -58,6 +68,7 @@ class Runner:
         self._scheduler = scheduler
         self._runs = runs
         self._metrics = metrics
+        self._networks = networks
 
     def start(self, run: str, owner: Owner, request: RunRequest, sink: Sink | None = None) -> Live:
         """Begin a run. Raises Refused where it cannot be run at all."""
@@ -69,8 +80,6 @@ class Runner:
             raise invalid(("lang", f"{request.language} is not installed here"))
         if request.packages:
             raise invalid(("packages", "are not available here"))
-        if request.is_networked:
-            raise invalid(("policy.allowNet", "network is not available here"))
         live = Live(run, owner, request, datetime.now(UTC), sink)
         self.live[run] = live
         live.done = asyncio.create_task(self._live(live), name=f"run {run}")
@@ -129,6 +138,20 @@ class Runner:
     async def _run(self, live: Live) -> Ended:
         assert self.backend is not None
         request = live.request
+        if request.is_networked:
+            path = f"{self.backend.egress_directory}/{secrets.token_hex(16)}.sock"
+            rules = Rules(request.allowed_hosts, self._networks)
+            async with Egress(path, rules) as egress:
+                ended = await self._try(live, path)
+            live.traffic = egress.traffic
+            if egress.traffic.denied and ended.exit_code != 0 and ended.reason is Reason.EXIT:
+                ended = replace(ended, reason=Reason.NET_DENIED)
+            return ended
+        return await self._try(live, None)
+
+    async def _try(self, live: Live, egress: str | None) -> Ended:
+        assert self.backend is not None
+        request = live.request
         job = Job(
             id=live.id,
             language=request.language,
@@ -138,6 +161,7 @@ class Runner:
             env=request.env,
             stdin=request.stdin,
             limits=request.limits,
+            egress=egress,
             is_streamed=live.sink is not None,
         )
         for remaining in reversed(range(_TRIES)):
@@ -190,6 +214,12 @@ def reply(live: Live, ended: Ended) -> dict[str, Any]:
         ]
     if ended.artifacts_omitted:
         document["artifactsOmitted"] = ended.artifacts_omitted
+    if live.traffic is not None:
+        document["network"] = {
+            "bytesIn": live.traffic.bytes_in,
+            "bytesOut": live.traffic.bytes_out,
+            "denied": [{"host": host, "reason": why} for host, why in live.traffic.denied.items()],
+        }
     if live.request.user_context is not None:
         document["userContext"] = live.request.user_context
     return document

@@ -25,15 +25,21 @@ if TYPE_CHECKING:
 _log = logging.getLogger("gateway.report")
 
 
+def sign_of_life(name: str) -> tuple[str, ...]:
+    """The command that says for 15 seconds that this process lives; its reservations are swept once it is gone."""
+    return ("SET", names.gateway_alive(name), "alive", "EX", "15")
+
+
 class Reporter:
     """One process's part in healing. `in_flight` gives the requests that are not over."""
 
-    __slots__ = ("_counters", "_epochs", "_in_flight", "_limiter", "_name", "_seen", "_token")
+    __slots__ = ("_alive", "_epochs", "_in_flight", "_limiter", "_name", "_seen", "_token")
 
     def __init__(self, limiter: Limiter, name: str, shards: int, in_flight: Callable[[], Iterable[Exchange]]) -> None:
         self._limiter = limiter
         self._name = name
         self._in_flight = in_flight
+        self._alive = encode(sign_of_life(name))
         epochs = [names.epoch(shard) for shard in range(shards)]
         self._epochs = encode(("MGET", names.HEAL, *epochs))
         self._token = b""
@@ -52,6 +58,7 @@ class Reporter:
         limiter.knows_counters = None not in epochs
         if token is not None and token != self._token:
             self._token = token
+            limiter.redis.send(self._alive, _Ignored)  # it may be lost too, and who seems dead is swept
             self._hold_again()
             limiter.repeat_tail()
             limiter.when_told(self._say)

@@ -60,6 +60,10 @@ class Backend(Protocol):
     def languages(self) -> frozenset[Language]:
         """What it can run."""
 
+    @property
+    def egress_directory(self) -> str:
+        """Where the sockets of runs' proxies are put, so that guests can be given them."""
+
     def state(self) -> str:
         """`up`, or what is wrong, in a few words."""
 
@@ -119,9 +123,7 @@ class Collector:
                 self._sink(stream, data)
 
 
-def conclude(
-    collector: Collector, handle: Handle, figures: Figures, duration_s: float, denied: tuple[str, ...]
-) -> Ended:
+def conclude(collector: Collector, handle: Handle, figures: Figures, duration_s: float) -> Ended:
     """Judge how a run ended: by what we did to it, else by what the kernel counted, else by what the guest says."""
     trailer = collector.errors.trailer()
     code, signal = (trailer.exit_code, trailer.signal) if trailer is not None else (137, 9)
@@ -132,8 +134,6 @@ def conclude(
         reason = Reason.OOM
     elif code != 0 and figures.pids_refused:
         reason = Reason.PIDS
-    elif code != 0 and denied:
-        reason = Reason.NET_DENIED
     elif code != 0 and trailer is not None and (trailer.is_disk_full or signal == 25):  # SIGXFSZ
         reason = Reason.DISK
     elif code != 0 and figures.oom_kills:
@@ -151,5 +151,4 @@ def conclude(
         artifacts=trailer.artifacts if trailer is not None else (),
         artifacts_omitted=trailer.omitted if trailer is not None else 0,
         signal=signal,
-        denied=denied,
     )

@@ -11,7 +11,6 @@ import sys
 WORKSPACE = "/workspace"
 OUT = b"/workspace/out"
 READY = b"\x06"
-RELAY_PORTS = (80, 443, 3128)
 EGRESS = "/run/egress.sock"
 
 
@@ -172,10 +171,10 @@ def is_disk_full():
 def relay():
     """Make the run's proxy look like the network: names resolve to addresses of ours, whose ports lead to the proxy."""
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    import relay
+    from relay import Relay
 
     sys.path.pop(0)
-    return relay.Relay(EGRESS)
+    return Relay(EGRESS)
 
 
 def main():

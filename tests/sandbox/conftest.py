@@ -7,6 +7,7 @@ machine is looked at: no process, mount, cgroup, file or descriptor may be left.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,14 +15,14 @@ import pytest
 
 from sandbox.backends.base import Backend, Unavailable
 from sandbox.backends.jail.backend import JailBackend, JailOptions
-from tests.sandbox.traces import Traces
+from tests.sandbox.traces import UID_BASE, Traces
 
 BACKENDS = ["jail"]
 
 
 async def start(name: str) -> Backend:
     """A started backend; skips the test where there is none."""
-    backend: Backend = JailBackend(JailOptions(warm_python=1, warm_node=1))
+    backend: Backend = JailBackend(JailOptions(warm_python=1, warm_node=1, slots=32, uid_base=UID_BASE))
     try:
         await backend.start()
     except Unavailable as error:
@@ -33,12 +34,13 @@ async def start(name: str) -> Backend:
 async def backend(request: pytest.FixtureRequest) -> AsyncIterator[Backend]:
     before = Traces.take()
     backend = await start(request.param)
+    Traces.take()  # knows the broker from now on
     yield backend
     await backend.close()
-    async with asyncio.timeout(10):
-        while left := Traces.take().beyond(before):
-            await asyncio.sleep(0.05)
-    assert not left
+    deadline = time.monotonic() + 10
+    while left := Traces.take().beyond(before):
+        assert time.monotonic() < deadline, left
+        await asyncio.sleep(0.05)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import pytest
 from config.load import load
 from config.settings import Settings
 from sandbox.app import running
+from tests.sandbox.traces import UID_BASE
 
 SECRET = "between-gateway-and-sandbox"
 
@@ -22,6 +23,7 @@ SECRET = "between-gateway-and-sandbox"
 def settings(postgres_url: str, **more: Any) -> Settings:
     """Settings of a small sandbox; `more` are of its section."""
     given = {
+        "uid_base": UID_BASE,
         "port": 0,
         "metrics_port": 0,
         "secret": SECRET,

@@ -328,3 +328,24 @@ async def test_without_a_database_code_is_run_all_the_same() -> None:
         status, problem = await asker.run(code("print(1)"), **{"Idempotency-Key": "k"})
         assert (status, problem["code"]) == (503, "store_unavailable")
         assert (await asker.ask("GET", "/ready"))[1]["dependencies"]["postgres"].startswith("down")
+
+
+async def test_the_network_is_off_unless_asked_for_and_denials_are_told(asker: Asker) -> None:
+    text = "import urllib.request as u; print(u.urlopen('http://api.example/').read())"
+    _, reply = await asker.run(code(text))
+    assert (reply["exitCode"], reply["reason"]) == (1, "exit")
+    assert "network" not in reply
+    _, reply = await asker.run(code(text, policy={"allowNet": True, "allowedHosts": ["*.example.com"]}))
+    assert (reply["exitCode"], reply["reason"]) == (1, "net_denied")
+    denied = [{"host": "api.example:80", "reason": "not among allowedHosts"}]
+    assert reply["network"] == {"bytesIn": 0, "bytesOut": 0, "denied": denied}
+    text = """
+import socket
+s = socket.create_connection(("127.0.0.1", 3128))
+s.sendall(b"CONNECT 169.254.169.254:80 HTTP/1.1\\r\\n\\r\\n")
+print(s.recv(12).decode())
+"""
+    _, reply = await asker.run(code(text, policy={"allowNetwork": True}))
+    assert (reply["ok"], reply["stdout"]) == (True, "HTTP/1.1 403\n")
+    denied = [{"host": "169.254.169.254:80", "reason": "169.254.169.254 is not a public address"}]
+    assert reply["network"]["denied"] == denied

@@ -126,8 +126,8 @@ async def test_a_timeout_is_124_and_what_was_written_stays(backend: Backend) -> 
     ended = await python(backend, "print('so far', flush=True)\nwhile True: pass", limits=Limits(timeout_ms=300))
     assert (ended.exit_code, ended.reason, ended.stdout) == (124, Reason.TIMEOUT, b"so far\n")
     assert time.monotonic() - began < 5
-    assert 150 < ended.usage.cpu_ms < 600
-    assert 300 <= ended.usage.duration_ms < 1000
+    assert 20 < ended.usage.cpu_ms < 600  # of 300 ms, on however busy a machine
+    assert 300 <= ended.usage.duration_ms < 5000
 
 
 async def test_sleeping_is_ended_too_and_costs_nothing(backend: Backend) -> None:

@@ -145,7 +145,7 @@ class JailBackend:
             raise Broken(message.get("error", "no figures"))
         collector.finish()
         figures = Figures(message["cpu_us"], message["peak_bytes"], message["oom_kills"], message["pids_refused"])
-        return conclude(collector, handle, figures, duration_s, ())
+        return conclude(collector, handle, figures, duration_s)
 
     # -- guests
 

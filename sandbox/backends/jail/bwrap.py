@@ -31,6 +31,14 @@ _MASKED: Final = (
 )
 _USR: Final = ("/usr/bin", "/usr/lib", "/usr/lib64", "/usr/libexec", "/usr/share/zoneinfo")
 _TOP: Final = ("/bin", "/sbin", "/lib", "/lib64")
+_DEVICES: Final = ("null", "zero", "full", "random", "urandom")
+_DEVICE_LINKS: Final = (
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+)
+# Not bwrap's --dev: its devpts costs a second user namespace, in which PID 1 of a networked jail could not bind low ports.
 _SMALL: Final = 16 * 1024 * 1024
 
 
@@ -52,7 +60,7 @@ def command(jail: Jail, language: str, seccomp_fd: int, layer: str | None, egres
     args = [
         jail.bwrap,
         *("--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"),
-        *("--disable-userns", "--uid", str(INSIDE_UID), "--gid", str(INSIDE_UID)),
+        *("--uid", str(INSIDE_UID), "--gid", str(INSIDE_UID)),
         *("--hostname", "sandbox", "--new-session", "--die-with-parent", "--as-pid-1", "--cap-drop", "ALL"),
         *("--seccomp", str(seccomp_fd)),
     ]
@@ -69,14 +77,23 @@ def command(jail: Jail, language: str, seccomp_fd: int, layer: str | None, egres
     for name in _MASKED:
         if os.path.exists(f"/proc/{name}"):
             args += ["--ro-bind", f"{jail.state}/empty", f"/proc/{name}"]
-    args += ["--dev", "/dev", "--size", str(_SMALL), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]  # noqa: S108
+    args += ["--size", str(_SMALL), "--tmpfs", "/dev"]
+    for name in _DEVICES:
+        args += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
+    for name, target in _DEVICE_LINKS:
+        args += ["--symlink", target, f"/dev/{name}"]
+    args += ["--size", str(_SMALL), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]  # noqa: S108
     size = str(jail.workspace_bytes)
     args += ["--size", size, "--tmpfs", "/workspace", "--size", size, "--tmpfs", "/tmp"]  # noqa: S108
     if layer is not None:
         args += ["--ro-bind", layer, "/pkgs"]
         if language == "node":
             args += ["--symlink", "/pkgs/node_modules", "/node_modules"]
-    if egress is not None:
+    if egress is None:
+        args += ["--disable-userns"]
+    else:
+        # PID 1 binds ports 53, 80 and 443 of the jail's own loopback. --disable-userns would put it into a second user
+        # namespace, where the capability does not reach the first one's network; the filter forbids new ones by itself.
         args += ["--bind", egress, EGRESS_SOCKET, "--cap-add", "CAP_NET_BIND_SERVICE"]
     args += ["--remount-ro", "/", "--chdir", "/workspace", "--"]
     return args + guest(language, jail.python, jail.node)

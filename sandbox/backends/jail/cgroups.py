@@ -196,8 +196,9 @@ def _table(text: str) -> dict[str, int]:
 class Cgroups:
     """The parent of all runs' groups of one broker."""
 
-    def __init__(self, parent: Layout) -> None:
+    def __init__(self, parent: Layout, own: Layout) -> None:
         self.parent = parent
+        self._own = own
 
     @classmethod
     def open(cls, own: Layout, instance: str) -> Cgroups:
@@ -221,19 +222,20 @@ class Cgroups:
                 f"no cgroups of our own ({error.strerror}: {error.filename}): run the sandbox as root, or in a systemd"
                 " unit with Delegate=yes, or in a container with a writable cgroup mount"
             ) from None
-        return cls(parent)
+        return cls(parent, own)
 
     def group(self, name: str) -> Group:
         """A group by name; it is not made yet."""
         return Group(name, self.parent)
 
     def close(self) -> None:
-        """Remove the parent group; what is still inside stays, for the next sweep."""
+        """Remove the parent group, and what of dead brokers was still dying when we began."""
         for directory in _directories(self.parent):
             try:
                 directory.rmdir()
             except OSError:
                 pass
+        sweep(self._own)
 
 
 def _directories(of: Layout) -> list[Path]:
@@ -267,9 +269,12 @@ def sweep(own: Layout) -> int:
             match = re.fullmatch(re.escape(PREFIX) + r"(\d+)", parent.name)
             if match is None or _is_broker(int(match[1])):
                 continue
-            for group in [child for child in parent.iterdir() if child.is_dir()]:
-                _empty(group)
-                removed += _rmdir(group)
+            try:
+                for group in [child for child in parent.iterdir() if child.is_dir()]:
+                    _empty(group)
+                    removed += _rmdir(group)
+            except OSError:  # somebody else sweeps it at this moment
+                pass
             _rmdir(parent)
     return removed
 

@@ -1,0 +1,119 @@
+"""What is left when processes of the plane are killed in the middle of runs: nothing, and the next one works."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from config.load import to_environment
+from sandbox.backends.base import Broken, Handle
+from sandbox.backends.jail.backend import JailBackend
+from sandbox.nouns import Limits
+from tests.sandbox.conftest import start
+from tests.sandbox.runs import job, says
+from tests.sandbox.service import Asker, settings
+from tests.sandbox.traces import Traces
+from tollgate.dev.server import free_port
+
+STUBBORN = """
+import os, signal, time
+for number in (1, 2, 15): signal.signal(number, signal.SIG_IGN)
+for _ in range(3):
+    if os.fork() == 0: os.setsid()
+print("up", flush=True)
+time.sleep(60)
+"""
+
+
+async def nothing_beyond(before: Traces) -> None:
+    deadline = time.monotonic() + 15
+    while left := Traces.take().beyond(before):
+        assert time.monotonic() < deadline, left
+        await asyncio.sleep(0.05)
+
+
+def pid_of_broker(backend: JailBackend) -> int:
+    assert backend._link is not None
+    return backend._link._process.pid
+
+
+async def test_the_broker_is_killed() -> None:
+    before = Traces.take()
+    backend = await start("jail")
+    assert isinstance(backend, JailBackend)
+    up = asyncio.Event()
+    made = job(STUBBORN, limits=Limits(timeout_ms=60_000))
+    task = asyncio.create_task(backend.run(made, Handle(), lambda stream, data: up.set()))
+    await up.wait()
+    os.kill(pid_of_broker(backend), signal.SIGKILL)
+    with pytest.raises(Broken):
+        await task
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                assert await says(backend, "print('again')") == "again"
+                break
+            except Broken:
+                await asyncio.sleep(0.02)
+    await backend.close()
+    await nothing_beyond(before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+async def test_the_service_is_killed_again_and_again(empty_postgres_url: str) -> None:
+    """Mixed runs with random kills: whatever was under way, nothing of it stays."""
+    import aiohttp
+
+    backend = await start("jail")  # skips where there is none
+    await backend.close()
+    before = Traces.take()
+    chance = random.Random(3)
+    port = free_port()
+    environ = to_environment(settings(empty_postgres_url, port=port))
+    command = [sys.executable, "-m", "tollgate.cli", "sandbox"]
+    codes = [STUBBORN, "print(1)", "while True: pass", "x = 'x' * 10**9", "import os\nwhile True: os.fork()"]
+    for _ in range(3):
+        process = subprocess.Popen(
+            command, env={**os.environ, **environ}, stderr=subprocess.DEVNULL, cwd=Path(__file__).parents[2]
+        )
+        try:
+            async with aiohttp.ClientSession() as session:
+                asker = Asker(session, f"http://127.0.0.1:{port}")
+                await until_up(asker)
+                body: dict[str, Any] = {"lang": "python", "policy": {"timeoutMs": 400, "memoryMB": 64}}
+                assert (await asker.run({**body, "code": "print('up')"}))[0] == 200
+                tasks = [
+                    asyncio.create_task(asker.run({**body, "code": chance.choice(codes)}))
+                    for _ in range(chance.randint(4, 12))
+                ]
+                await asyncio.sleep(0.2 + chance.random() * 0.6)
+                assert Traces.take().beyond(before)
+                process.send_signal(signal.SIGKILL)
+                await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            process.kill()
+            process.wait()
+        await nothing_beyond(before)
+
+
+async def until_up(asker: Asker) -> None:
+    import aiohttp
+
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                status, _, _ = await asker.ask("GET", "/ready")
+                if status == 200:
+                    return
+            except aiohttp.ClientError:
+                pass
+            await asyncio.sleep(0.05)
