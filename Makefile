@@ -83,3 +83,8 @@ ROUNDS ?= 30
 PAUSE ?= 5
 chaos: .venv/.test
 	@$(BIN)/python -m tests.faults.chaos --rounds $(ROUNDS) --pause $(PAUSE) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+# Usage into PostgreSQL: the worker's way beside one INSERT per event and executemany, in one run.
+.PHONY: bench-ingest
+bench-ingest: .venv/.test
+	@$(BIN)/python -m tests.bench.ingest $(ARGS)

@@ -179,6 +179,12 @@ class WorkerSettings(_Section):
         description="what becomes of a request whose gateway died: charge what was held, or not",
     )
     partitions_ahead: int = Field(default=3, ge=1, le=24, description="monthly partitions made ahead")
+    archive_directory: Path | None = Field(
+        default=None, description="where months of events are moved to as compressed files; without it none are"
+    )
+    archive_after_months: int = Field(
+        default=13, ge=3, le=1_200, description="months that ended so long ago are archived, where a directory is set"
+    )
 
 
 def _networks(text: str) -> str:

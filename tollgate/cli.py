@@ -30,6 +30,9 @@ COMMANDS: Final = (
     ("billing", "what is told to Stripe, and how it stands"),
     ("reconcile", "compare events, rollups, billing, Stripe and counters"),
     ("dead-letters", "usage and billing entries that were put aside"),
+    ("backup", "write the ledger to a file"),
+    ("restore", "fill an empty database from a backup"),
+    ("archive", "old months of events in compressed files"),
     ("stripe-fake", "run a stateful Stripe for tests"),
 )
 """Name and summary. The module of the same name is imported when the command is used, so `--help` is quick."""

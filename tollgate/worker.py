@@ -46,6 +46,7 @@ from ledger.partitions import ensure_partitions, trim_changes
 from ledger.stream import UsageStream
 from ledger.stream import connect as connect_redis
 from ledger.sweep import Sweeper
+from tollgate.archiving import keep_archiving
 from tollgate.billing import keep_billing
 
 LANES: Final = 2
@@ -134,6 +135,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                     tasks.create_task(drain.run(stop), name=f"lane {number}")
                 tasks.create_task(_keep_house(connect, postgres, settings.worker.partitions_ahead, stop), name="house")
                 tasks.create_task(keep_billing(settings, registry, client, process, stop), name="billing")
+                tasks.create_task(keep_archiving(settings, stop), name="archive")
                 tasks.create_task(_keep_posting(connect, postgres, settings, stop), name="post")
                 tasks.create_task(_watch_backlog(stream, metrics, stop), name="backlog")
                 sweeper = Sweeper(client, settings.redis_shards, settings.worker.orphan_policy)

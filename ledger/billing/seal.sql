@@ -29,13 +29,13 @@ FOR UPDATE OF s SKIP LOCKED;
 -- name: insert_entries
 INSERT INTO billing_entries (
     project_id, mode, customer_id, meter, starts_at, sequence, identifier, quantity, value, state, reason, netted_into,
-    event_name, created_at, available_at
+    event_name, created_at, available_at, doubt_since
 )
-SELECT e.*, $14::timestamptz, $14::timestamptz
-FROM unnest(
+SELECT e.*, $14::timestamptz, $14::timestamptz, CASE WHEN e.starts_at < r.at THEN 'epoch'::timestamptz END
+FROM (SELECT max(restored_at) AS at FROM restores) r, unnest(
     $1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::int[], $7::text[], $8::numeric[], $9::numeric[],
     $10::text[], $11::text[], $12::text[], $13::text[]
-) e;
+) AS e (project_id, mode, customer_id, meter, starts_at, sequence, identifier, quantity, value, state, reason, netted, name);
 
 -- name: mark_sealed
 UPDATE billing_slots s

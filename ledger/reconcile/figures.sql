@@ -129,3 +129,7 @@ SELECT p.id, p.id, NULL, NULL FROM projects p WHERE p.id = ANY($1);
 SELECT coalesce(sum((e.meters ->> $4)::numeric), 0)
 FROM usage_events e
 WHERE e.project_id = $1 AND e.mode = $2 AND e.customer_id IS NOT DISTINCT FROM $3 AND e.at >= $5 AND e.at < $6;
+
+-- name: is_archived
+-- Whether some of the period's events live in files: then they cannot be compared with anything.
+SELECT EXISTS (SELECT FROM archives WHERE starts_at < $2 AND ends_at > $1);

@@ -84,7 +84,8 @@ async def _compare(
         except StripeUnavailable as error:
             asked.left_out.append(f"stripe: {error}")
     report = await read(connection, start, end, project_id)
-    report.stripe, report.left_out = asked.stripe, asked.left_out
+    report.stripe = asked.stripe
+    report.left_out += asked.left_out
     if redis is None:
         report.left_out.append("counters: no Redis is set")
     else:

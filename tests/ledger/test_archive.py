@@ -1,0 +1,129 @@
+"""Retention: months go to files only when nothing can get lost, and come back whole."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from ledger.archive import NotArchived, archive_due, archives, bring_back, due
+from ledger.ingest import Writer
+from ledger.partitions import ensure_partitions
+from ledger.receipt import receipt
+from ledger.reconcile.run import month_of, reconcile
+from tests.ledger import books
+from tests.ledger.facts import DAY_MS, NOW, NOW_MS, PROJECT, entry, fact
+
+LATER = datetime(2026, 7, 10, tzinfo=UTC)
+MARCH = "usage_events_2026_03"
+
+
+@pytest.fixture
+async def march(ledger: asyncpg.Connection, writer: Writer) -> list[str]:
+    """Events of March, in February's neighbour too, with texts that CSV finds hard."""
+    events = [
+        fact(NOW_MS - n * DAY_MS // 3, method='G"E,T\n', route=None, notes={"estimated": ["a\nb"]}, idem=f"k{n}")
+        for n in range(40)
+    ]
+    await writer.store([entry(event) for event in events])
+    await ensure_partitions(ledger, LATER)
+    return [event["id"] for event in events]
+
+
+def test_what_is_due() -> None:
+    names = [f"usage_events_2026_{month:02d}" for month in range(1, 8)]
+    assert [name for name, _, _ in due(names, LATER, 3)] == names[:3]
+    assert [name for name, _, _ in due(names, LATER, 5)] == names[:1]
+    assert due(names, LATER, 1) == due(names, LATER, 3)
+
+
+async def test_there_and_back(ledger: asyncpg.Connection, march: list[str], tmp_path: Path) -> None:
+    before = await books.read(ledger)
+    rows = await ledger.fetch(f"SELECT * FROM {MARCH} ORDER BY id")
+    daily = await ledger.fetch("SELECT * FROM usage_daily ORDER BY day")
+
+    done = await archive_due(ledger, tmp_path / "old", LATER, 3)
+
+    archived = {one.name: one for one in done}
+    assert archived[MARCH].events == len(rows) > 0
+    assert [path.name for path in (tmp_path / "old").iterdir()] == [f"{one.name}.csv.zst" for one in done]
+    assert await ledger.fetchval("SELECT to_regclass($1)", MARCH) is None
+    assert await ledger.fetch("SELECT * FROM usage_daily ORDER BY day") == daily
+    assert {one.name for one in await archives(ledger)} == set(archived)
+    assert await archive_due(ledger, tmp_path / "old", LATER, 3) == []
+    assert await receipt(ledger, PROJECT, "live", uuid.UUID(march[0])) is None
+
+    for name in archived:
+        await bring_back(ledger, name)
+    assert await ledger.fetch(f"SELECT * FROM {MARCH} ORDER BY id") == rows
+    assert await books.read(ledger) == before
+    assert await archives(ledger) == []
+
+
+async def test_reconciliation_never_repairs_what_lives_in_files(
+    ledger: asyncpg.Connection, march: list[str], tmp_path: Path
+) -> None:
+    """To it, the events would all be missing."""
+    await archive_due(ledger, tmp_path, LATER, 3)
+    daily = await ledger.fetch("SELECT * FROM usage_daily ORDER BY day")
+    report = await reconcile(ledger, *month_of("2026-03", NOW), is_repair=True)
+
+    assert report.is_clean
+    assert any("archived" in reason for reason in report.left_out)
+    assert await ledger.fetch("SELECT * FROM usage_daily ORDER BY day") == daily
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        ("UPDATE usage_daily SET quantity = quantity + 1 WHERE day = '2026-03-15'", "daily rollup differs"),
+        (
+            "INSERT INTO billing_slots VALUES ('prj_acme', 'live', 'c', 'm', '2026-03-15', '2026-03-15', '2026-03-01', 5)",
+            "not settled",
+        ),
+    ],
+)
+async def test_a_month_whose_books_do_not_agree_stays(
+    damage: str,
+    why: str,
+    ledger: asyncpg.Connection,
+    march: list[str],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await ledger.execute(damage)
+    done = await archive_due(ledger, tmp_path, LATER, 3)
+
+    assert MARCH not in {one.name for one in done}
+    assert why in caplog.text
+    assert await ledger.fetchval(f"SELECT count(*) FROM {MARCH}")
+    assert not (tmp_path / f"{MARCH}.csv.zst").exists()
+    assert not list(tmp_path.glob("*.part"))
+
+
+async def test_a_file_that_is_damaged_is_not_taken(
+    ledger: asyncpg.Connection, march: list[str], tmp_path: Path
+) -> None:
+    await archive_due(ledger, tmp_path, LATER, 3)
+    path = tmp_path / f"{MARCH}.csv.zst"
+    path.write_bytes(path.read_bytes()[:-5] + b"12345")
+    with pytest.raises(NotArchived):
+        await bring_back(ledger, MARCH)
+    path.unlink()
+    with pytest.raises(NotArchived, match="cannot be read"):
+        await bring_back(ledger, MARCH)
+    with pytest.raises(NotArchived, match="there is no archive"):
+        await bring_back(ledger, "usage_events_1999_01")
+
+
+async def test_a_directory_that_cannot_be_written_loses_nothing(
+    ledger: asyncpg.Connection, march: list[str], tmp_path: Path
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(OSError):
+        await archive_due(ledger, blocked, LATER, 3)
+    assert await ledger.fetchval(f"SELECT count(*) FROM {MARCH}")
