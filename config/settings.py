@@ -58,6 +58,9 @@ class GatewaySettings(_Section):
     max_requests_per_project: int | None = Field(
         default=None, ge=1, description="requests of one project under way at once, in each worker (503 beyond)"
     )
+    cache_max_bytes: int = Field(
+        default=268_435_456, ge=0, description="most that is kept of answers in each worker, over all routes with cache"
+    )
     head_timeout_ms: Milliseconds = Field(default=10_000, description="time for a request head to arrive (408 beyond)")
     body_timeout_ms: Milliseconds = Field(
         default=60_000, description="longest silence inside a request body (408 beyond)"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.incidents import Incidents
 from gateway.limits.caps import Caps
 from gateway.metrics import Admission
+from gateway.proxy.cache import Caches
 
 if TYPE_CHECKING:
     from gateway.auth.tokens import Tokens
@@ -43,6 +44,7 @@ class Gateway:
     """The upstream that is told who asks."""
     incidents: Incidents = field(default_factory=Incidents)
     caps: Caps = field(default_factory=Caps)
+    caches: Caches = field(default_factory=Caches)
 
 
 @dataclass(slots=True, eq=False)

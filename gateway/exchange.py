@@ -142,6 +142,7 @@ class Exchange:
         "fields",
         "held",
         "id",
+        "is_kept",
         "is_local",
         "limiter",
         "line",
@@ -182,6 +183,7 @@ class Exchange:
         self.admitting = False
         self.is_local = False
         self.held: Any = None
+        self.is_kept = False
         self.plan: Any = None
         self.limiter: Any = None
         self.deadline = 0.0

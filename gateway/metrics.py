@@ -100,6 +100,9 @@ class Metrics:
             "cut_off_total": 0,
             "retries_total": 0,
             "retries_refused_total": 0,
+            "cache_hits_total": 0,
+            "cache_misses_total": 0,
+            "cache_revalidations_total": 0,
         }
         self.gauges: dict[str, float] = {}
         self.targets: dict[str, list[int]] = {}

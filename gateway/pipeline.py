@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
+from gateway.cached import record, through_cache
 from gateway.callers import Preflight, recall, recognise
 from gateway.context import RETRY_SOON, Gateway, Refusal
 from gateway.exchange import BodyTooLarge, ClientGone, LimitReached, Tunnel, suspend
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
     from ledger.problems import Problem
 
 
+FROM_CACHE: Final = b',"notes":{"cache":"hit"}'
+"""What the event of a request says that was answered with what is kept."""
 _TOLD_FOR_S: Final = 0.1
 """How long a refusal is repeated word for word; the waiting time in it is then up to that much too long."""
 
@@ -102,13 +105,16 @@ async def serve(gw: Gateway, ex: Exchange) -> None:
             caller, hides_usage = await ask_for_usage(ex, caller)
         if caller.is_websocket:
             ex.tunnel = Tunnel(MessageCounter(), MessageCounter())
-        pool = route.pools.next()
-        try:
-            connection = pool.idle() or await connect(ex, pool)
-            connection.send(ex, upstream_head(caller, pool, ex.id))
-            response = await suspend()
-        except UpstreamBroken as broken:
-            response = await try_again(gw, ex, caller, pool, broken)
+        if route.cache is None:
+            pool, recording = route.pools.next(), None
+            try:
+                connection = pool.idle() or await connect(ex, pool)
+                connection.send(ex, upstream_head(caller, pool, ex.id))
+                response = await suspend()
+            except UpstreamBroken as broken:
+                response = await try_again(gw, ex, caller, pool, broken)
+        else:
+            response, recording = await through_cache(gw, ex, caller)
         ex.status = response.status
         lead = response.lead if caller.shape is None else caller.shape.lead(response)
         framing = response.framing
@@ -119,6 +125,8 @@ async def serve(gw: Gateway, ex: Exchange) -> None:
                 lead, framing = without(lead, ANSWER_FIELDS), CHUNKED if framing == LENGTH else framing
             if plan.metering.settle_every_s or (plan.metering.settle_every_messages and framing == TUNNEL):
                 ex.parts = Parts(gw, ex, caller)
+        if recording is not None:
+            record(ex, response, recording)
         if framing == TUNNEL:
             start_tunnel(ex, route, lead, limits)
         else:
@@ -176,7 +184,8 @@ async def serve(gw: Gateway, ex: Exchange) -> None:
             settle_measured(gw, ex, plan, outcome, now_ns, was_sent=is_charged)
         else:
             meters = quantities(plan.meters_json, ex) if is_charged else NOTHING
-            gw.limiter.settle(ex, event_of(ex, plan.identity, meters, outcome, now_ns), is_charged=is_charged)
+            identity = plan.identity + FROM_CACHE if ex.is_kept else plan.identity
+            gw.limiter.settle(ex, event_of(ex, identity, meters, outcome, now_ns), is_charged=is_charged)
         sent_ns = ex.sent_ns or now_ns
         gw.metrics.of_route(route).answered(ex.status, (sent_ns - ex.started_ns) // 1000, (now_ns - sent_ns) // 1000)
 
@@ -326,9 +335,10 @@ def settle_measured(gw: Gateway, ex: Exchange, plan: Plan, outcome: Outcome, now
     if ex.parts is not None and ex.parts.finish(outcome, now_ns):
         return None
     actual, estimated = measured(metering, flow_of(ex, now_ns), reader, is_whole=outcome is Outcome.COMPLETED)
-    identity = plan.identity
+    identity = plan.identity + FROM_CACHE if ex.is_kept else plan.identity
     if estimated:
-        identity += b',"notes":{"estimated":%b}' % orjson.dumps(estimated)
+        notes = {"estimated": estimated, "cache": "hit"} if ex.is_kept else {"estimated": estimated}
+        identity = plan.identity + b',"notes":%b' % orjson.dumps(notes)
         gw.metrics.of_route(plan.route).estimated(estimated)
     fixed = b",".join(filter(None, (plan.meters_json, as_json(metering, actual))))
     event = event_of(ex, identity, quantities(fixed, ex), outcome, now_ns)

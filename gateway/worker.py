@@ -39,6 +39,7 @@ from gateway.listener import ClientConnection, Door
 from gateway.memory import Memory
 from gateway.metrics import Metrics
 from gateway.proxy.builtin import Sandbox
+from gateway.proxy.cache import Caches
 from gateway.proxy.pool import Pools
 from gateway.proxy.sender import Trust
 from gateway.relay import admin_route
@@ -86,6 +87,7 @@ def build_door(settings: Settings, name: str) -> Door:
         settings.redis_shards,
         Tokens(snapshot, Fetcher()),
         caps=Caps(gateway.max_requests_per_project),
+        caches=Caches(gateway.cache_max_bytes),
     )
     if gateway.admin_url is not None:
         context.admin = admin_route(gateway.admin_url)
@@ -304,6 +306,7 @@ def _snapshot_of(door: Door, redis: RedisPipe) -> dict[str, Any]:
         "spool_bytes": spool.bytes if spool is not None else 0,
         "spool_entries": spool.entries if spool is not None else 0,
         "connections": len(door.connections),
+        "cache_bytes": gateway.caches.used,
         "requests_in_flight": sum(1 for c in door.connections if c.is_busy),
         "settlements_waiting": gateway.limiter.unsettled,
         "tokens_remembered": gateway.tokens.remembered,

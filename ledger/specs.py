@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from ledger.caching import CacheSpec
 from ledger.cors import CorsSpec
 from ledger.credentials import CredentialSpec, credential_mapping
 from ledger.header_rules import HeaderRules, RequestHeaderRules
@@ -346,6 +347,8 @@ class RouteSpec(Spec):
     """Largest header section of a request, where it is less than what the gateway takes."""
     credential: Annotated[CredentialSpec, BeforeValidator(credential_mapping)] | None = None
     """What goes with each request of this route, in place of the upstream's own credential."""
+    cache: CacheSpec | None = None
+    """Keep answers that the upstream lets be kept."""
     websocket: bool = True
     """Pass WebSocket handshakes on; without, they are ordinary requests and their Upgrade is dropped."""
     websocket_idle_ms: int = Field(default=600_000, ge=1, le=86_400_000)

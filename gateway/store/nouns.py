@@ -104,6 +104,8 @@ class Route:
     """The upstream's connection pools, put here by the proxy at first use."""
     shape: Any = None
     """What is done to its answers, put here by the pipeline at first use; None where nothing is."""
+    cache: Any = None
+    """What is kept of its answers, put here at first use; None where nothing is."""
     budget: Any = None
     """How many retries it may make, put here by the pipeline at the first."""
     metrics: Any = None

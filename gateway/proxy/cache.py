@@ -1,0 +1,249 @@
+"""Kept answers: one cache per route and gateway process, bounded in bytes, least recently used out first.
+
+A *key* is what the upstream was asked for: scheme and host as the client named them, path and query, without the client's
+key. Under it lie *entries*, one for each way in which the answer varies. `gateway.proxy.freshness` decides what may be kept
+and told; here it is kept. All caches of a process together hold at most `cache_max_bytes` of the settings: a route that
+finds no room makes some among its own entries, never among another's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final
+from weakref import WeakSet
+
+from gateway.http1.fields import parse_fields
+from gateway.http1.response import LENGTH, NONE
+from gateway.proxy.freshness import Lifetime, directives, is_unchanged, lifetime, may_be_told, nominated, varying
+from gateway.proxy.headers import to_client
+from gateway.proxy.upstream import Response
+
+if TYPE_CHECKING:
+    from gateway.exchange import Exchange
+    from gateway.http1.fields import Fields
+    from ledger.caching import CacheSpec
+
+Key = tuple[bytes, bytes | None, bytes, bytes | None]
+_MOST_VARIANTS: Final = 32
+_OVERHEAD: Final = 1_024
+_MOST_FIELDS: Final = 1_000
+_NOT_KEPT: Final = frozenset((b"age", b"cache-status", b"content-length"))
+_IN_304: Final = frozenset(
+    (b"cache-control", b"content-location", b"date", b"etag", b"expires", b"last-modified", b"vary")
+)
+
+
+class Entry:
+    """One kept answer. `lines` are its fields but for those that are made anew each time it is told."""
+
+    __slots__ = ("body", "born_at", "fields", "lifetime", "lines", "names", "size", "status_line", "values")
+
+    def __init__(
+        self,
+        response: Response,
+        body: bytes,
+        names: tuple[bytes, ...],
+        values: tuple[bytes, ...],
+        lifetime: Lifetime,
+        now: float,
+    ) -> None:
+        self.status_line = response.lead[: response.lead.index(b"\r\n") + 2]
+        self.fields = response.fields
+        self.lines = to_client(response.fields, drop_length=False, also=_NOT_KEPT)
+        self.body = body
+        self.names = names
+        self.values = values
+        self.lifetime = lifetime
+        self.born_at = now - lifetime.age_s
+        self.size = len(body) + 2 * len(response.fields.raw) + _OVERHEAD
+
+    def age_s(self, now: float) -> int:
+        return max(0, int(now - self.born_at))
+
+    def told(self, now: float) -> Response:
+        """The answer as a client gets it."""
+        age_s = self.age_s(now)
+        left = self.lifetime.fresh_s - age_s
+        lines = b"%bContent-Length: %d\r\nAge: %d\r\nCache-Status: tollgate; hit; ttl=%d\r\n" % (
+            self.lines,
+            len(self.body),
+            age_s,
+            left,
+        )
+        return _response(self.status_line, lines, LENGTH)
+
+    def unchanged(self, now: float) -> Response:
+        """What a client gets who has it already."""
+        lines = b"".join([line for name, _, line in self.fields.items if name in _IN_304])
+        lines += b"Age: %d\r\nCache-Status: tollgate; hit\r\n" % self.age_s(now)
+        return _response(b"HTTP/1.1 304 Not Modified\r\n", lines, NONE)
+
+    @property
+    def conditions(self) -> bytes:
+        """The lines that ask an upstream whether it is still so; b"" if that cannot be asked."""
+        index = self.fields.index
+        lines = b""
+        if b"etag" in index:
+            lines = b"If-None-Match: %b\r\n" % index[b"etag"]
+        if b"last-modified" in index:
+            lines += b"If-Modified-Since: %b\r\n" % index[b"last-modified"]
+        return lines
+
+
+class RouteCache:
+    """What is kept for one route."""
+
+    def __init__(self, spec: CacheSpec, caches: Caches) -> None:
+        self._spec = spec
+        self._caches = caches
+        self._entries: OrderedDict[Key, list[Entry]] = OrderedDict()
+        self.used = 0
+
+    def find(self, key: Key, fields: Fields) -> Entry | None:
+        """The entry for a request, fresh or not."""
+        entries = self._entries.get(key)
+        if entries is None:
+            return None
+        self._entries.move_to_end(key)
+        return next((e for e in entries if nominated(fields, e.names) == e.values), None)
+
+    def has_room_for(self, size: int) -> bool:
+        return size <= min(self._spec.max_entry_bytes, self._spec.max_bytes - _OVERHEAD)
+
+    def keep(self, key: Key, entry: Entry) -> None:
+        """Keep an entry in place of the one that it replaces, and make room."""
+        entries = [e for e in self._entries.pop(key, ()) if self._stays(e, entry)]
+        while len(entries) >= _MOST_VARIANTS:
+            self.used -= entries.pop(0).size
+        entries.append(entry)
+        self._entries[key] = entries
+        self.used += entry.size
+        while self.used > self._spec.max_bytes or (self._caches.is_full and self.used):
+            self.forget(next(iter(self._entries)))
+
+    def forget(self, key: Key) -> None:
+        """Drop whatever is kept of this."""
+        for entry in self._entries.pop(key, ()):
+            self.used -= entry.size
+
+    def _stays(self, old: Entry, new: Entry) -> bool:
+        is_replaced = old.names != new.names or old.values == new.values
+        if is_replaced:
+            self.used -= old.size
+        return not is_replaced
+
+
+class Caches:
+    """All caches of a process; they go with their routes. `most` is the bound of all together, in bytes."""
+
+    def __init__(self, most: int = 2**28) -> None:
+        self._most = most
+        self._all: WeakSet[RouteCache] = WeakSet()
+
+    def of(self, spec: CacheSpec) -> RouteCache:
+        cache = RouteCache(spec, self)
+        self._all.add(cache)
+        return cache
+
+    @property
+    def used(self) -> int:
+        return sum(cache.used for cache in self._all)
+
+    @property
+    def is_full(self) -> bool:
+        return self.used > self._most
+
+
+class Recording:
+    """Stands as the editor of an answer's reader: takes a copy of the body as it passes, and keeps it when it is whole."""
+
+    def __init__(self, cache: RouteCache, key: Key, ex: Exchange, response: Response, lifetime: Lifetime) -> None:
+        self._cache = cache
+        self._key = key
+        self._ex = ex
+        self._response = _copy(response)
+        self._lifetime = lifetime
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def feed(self, data: bytes) -> bytes:
+        if self._size >= 0:
+            self._pieces.append(data)
+            self._size += len(data)
+            if not self._cache.has_room_for(self._size):
+                self._pieces.clear()
+                self._size = -1
+        return data
+
+    def finish(self) -> bytes:
+        if self._size >= 0 and not self._ex.response_trailers:
+            names = varying(self._response.fields)
+            assert names is not None
+            values = nominated(self._ex.fields, names)
+            entry = Entry(self._response, b"".join(self._pieces), names, values, self._lifetime, time.time())
+            self._cache.keep(self._key, entry)
+        return b""
+
+
+def recording_of(
+    cache: RouteCache, key: Key, ex: Exchange, response: Response, *, is_identified: bool
+) -> Recording | None:
+    """What keeps the answer to a GET while it passes; None if it may not be kept, or is known to be too large."""
+    delay_s = (time.monotonic_ns() - ex.sent_ns) / 1e9
+    found = lifetime(
+        response.status,
+        response.framing,
+        response.fields,
+        is_identified=is_identified,
+        now=time.time(),
+        delay_s=delay_s,
+    )
+    if found is None or not cache.has_room_for(response.fields.content_length or 0):
+        return None
+    if found.fresh_s <= found.age_s and b"etag" not in response.fields.index:
+        return None  # never fresh, and nothing to ask again by
+    if b"no-store" in directives(ex.fields):
+        return None
+    return Recording(cache, key, ex, response, found)
+
+
+def refreshed(entry: Entry, response: Response, now: float, delay_s: float, *, is_identified: bool) -> Entry | None:
+    """The entry after its upstream said 304; None if it says at the same time that it may not be kept any more."""
+    replaced = {name for name, _, _ in response.fields.items} & _IN_304
+    lines = [line for name, _, line in entry.fields.items if name not in replaced and name != b"age"]
+    lines += [line for name, _, line in response.fields.items if name in replaced]
+    kept = _response(entry.status_line, b"".join(lines), LENGTH)
+    status = int(entry.status_line[9:12])
+    found = lifetime(status, LENGTH, kept.fields, is_identified=is_identified, now=now, delay_s=delay_s)
+    return None if found is None else Entry(kept, entry.body, entry.names, entry.values, found, now)
+
+
+def is_fresh(entry: Entry, fields: Fields, now: float) -> bool:
+    """True if a request may be told what is kept, without asking the upstream."""
+    return may_be_told(directives(fields), entry.lifetime, entry.age_s(now))
+
+
+def answer_of(entry: Entry, fields: Fields, now: float) -> tuple[Response, bytes]:
+    """What a request is told of an entry, and the body."""
+    if is_unchanged(fields, entry.fields):
+        return entry.unchanged(now), b""
+    return entry.told(now), entry.body
+
+
+def _response(status_line: bytes, lines: bytes, framing: int) -> Response:
+    response = Response.__new__(Response)
+    response.fields = parse_fields(lines + b"\r\n", _MOST_FIELDS)
+    response.status = int(status_line[9:12])
+    response.lead = status_line + lines
+    response.keeps_alive = True
+    response.method, response.framing = b"GET", framing
+    return response
+
+
+def _copy(response: Response) -> Response:
+    """The head as it is now: an upstream connection uses its own again."""
+    copied = Response.__new__(Response)
+    copied.fields, copied.status, copied.lead = response.fields, response.status, response.lead
+    copied.keeps_alive, copied.method, copied.framing = response.keeps_alive, response.method, response.framing
+    return copied

@@ -1,0 +1,137 @@
+"""What may be kept of an answer, for how long, and whom it may be given to (RFC 9111). Pure.
+
+Stricter than the standard in what nobody misses: only answers with an explicit lifetime are kept, none that set a cookie,
+and of those to requests whose sender was identified (a key, a token, Authorization, a cookie) only what says `public` or
+`s-maxage`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from gateway.http1.response import CHUNKED, LENGTH
+from ledger import header_names
+
+if TYPE_CHECKING:
+    from gateway.http1.fields import Fields
+
+_STATUSES: Final = frozenset((200, 203, 301, 308, 404, 410))
+_LONGEST_S: Final = 2**31
+_directive: Final = re.compile(rb'[ \t]*([\w!#$%&\'*+.^`|~-]+)(?:=(?:"([^"]*)"|([^\s,"]*)))?[ \t]*(?:,|$)').finditer
+_VARIES_BY_US: Final = frozenset(
+    (b"authorization", b"x-api-key", *(name.encode() for name in header_names.ABOUT_THE_CLIENT | {"x-request-id"}))
+)
+"""What an upstream sees of these is not what the client sent."""
+CONDITIONS: Final = frozenset(
+    (b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since", b"if-range", b"range")
+)
+
+Directives = Mapping[bytes, bytes]
+
+
+class Lifetime(NamedTuple):
+    """For how many seconds an answer is fresh, and how old it was when it came."""
+
+    fresh_s: int
+    age_s: int
+
+
+def directives(fields: Fields) -> Directives:
+    """Those of Cache-Control, names in lower case; of one that is given twice, the smaller number or the first."""
+    found: dict[bytes, bytes] = {}
+    for match in _directive(b",".join(fields.values(b"cache-control"))):
+        name, value = match[1].lower(), match[2] or match[3] or b""
+        if name not in found or (value.isdigit() and found[name].isdigit() and int(value) < int(found[name])):
+            found[name] = value
+    return found
+
+
+def lifetime(
+    status: int, framing: int, fields: Fields, *, is_identified: bool, now: float, delay_s: float
+) -> Lifetime | None:
+    """How long an answer may be used; None if it may not be kept. `now` is Unix seconds, `delay_s` what it took."""
+    said = directives(fields)
+    if (
+        status not in _STATUSES
+        or framing not in (LENGTH, CHUNKED)
+        or b"no-store" in said
+        or b"private" in said
+        or b"no-cache" in said
+        or b"set-cookie" in fields.index
+        or b"content-range" in fields.index
+        or (is_identified and b"public" not in said and b"s-maxage" not in said)
+        or varying(fields) is None
+    ):
+        return None
+    date = _moment(fields.index.get(b"date"))
+    fresh_s = _explicit(said, fields, now if date is None else date)
+    if fresh_s is None:
+        return None
+    apparent = 0.0 if date is None else now - date
+    told = _seconds(fields.index.get(b"age", b"0")) or 0
+    return Lifetime(fresh_s, max(0, int(apparent), int(told + delay_s)))
+
+
+def varying(fields: Fields) -> tuple[bytes, ...] | None:
+    """The request fields that an answer depends on, in lower case and order; None if that cannot be told."""
+    names = sorted({part.strip().lower() for value in fields.values(b"vary") for part in value.split(b",")} - {b""})
+    return None if b"*" in names or not _VARIES_BY_US.isdisjoint(names) else tuple(names)
+
+
+def nominated(fields: Fields, names: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """What a request says in these fields."""
+    return tuple(b",".join(fields.values(name)) for name in names)
+
+
+def may_be_told(wanted: Directives, lifetime: Lifetime, age_s: int) -> bool:
+    """True if a kept answer of this age satisfies a request with these directives."""
+    if b"no-cache" in wanted or b"no-store" in wanted:
+        return False
+    most = _seconds(wanted.get(b"max-age"))
+    least_left = _seconds(wanted.get(b"min-fresh")) or 0
+    return age_s + least_left < lifetime.fresh_s and (most is None or age_s <= most)
+
+
+def is_unchanged(wanted: Fields, kept: Fields) -> bool:
+    """True if a request's conditions are about what is kept, so that 304 is the answer (RFC 9110 §13.2.2)."""
+    none_match = wanted.index.get(b"if-none-match")
+    if none_match is not None:
+        tag = _weak(kept.index.get(b"etag", b""))
+        tags = [_weak(part) for value in wanted.values(b"if-none-match") for part in value.split(b",")]
+        return b"*" in tags or (tag != b"" and tag in tags)
+    since = _moment(wanted.index.get(b"if-modified-since"))
+    modified = _moment(kept.index.get(b"last-modified"))
+    return since is not None and modified is not None and modified <= since
+
+
+def _explicit(said: Directives, fields: Fields, date: float) -> int | None:
+    for name in (b"s-maxage", b"max-age"):
+        if name in said:
+            return _seconds(said[name]) or 0  # what is no number has expired
+    if b"expires" not in fields.index:
+        return None
+    expires = _moment(fields.index[b"expires"])
+    return 0 if expires is None or b"expires" in fields.repeated else max(0, int(expires - date))
+
+
+def _seconds(value: bytes | None) -> int | None:
+    if value is None or not value.isdigit():
+        return None
+    return min(int(value[:12]), _LONGEST_S)
+
+
+def _moment(value: bytes | None) -> float | None:
+    """An HTTP date as Unix seconds; None if there is none or it is none."""
+    if value is None:
+        return None
+    try:
+        return parsedate_to_datetime(value.decode("latin-1")).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def _weak(tag: bytes) -> bytes:
+    return tag.strip().removeprefix(b"W/")

@@ -1,0 +1,16 @@
+"""Keeping answers: which routes may, and how much."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from ledger.spec_types import Spec
+
+
+class CacheSpec(Spec):
+    """A shared cache for GET (RFC 9111), in each gateway process. Only what the upstream lets be kept is kept."""
+
+    max_bytes: int = Field(default=16 * 2**20, ge=1024, le=2**40)
+    """All that is kept for the route; what was used longest ago gives way."""
+    max_entry_bytes: int = Field(default=2**20, ge=1, le=2**30)
+    """The largest answer that is kept."""
