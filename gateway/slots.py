@@ -26,7 +26,7 @@ _BACKOFF_S: Final = (0.1, 5.0)
 _PATIENCE_S: Final = 1.0
 _OLD_ENOUGH_S: Final = 10.0
 _READY_WITHIN_S: Final = 30.0
-_BACKLOG: Final = 2_048
+BACKLOG: Final = 2_048
 
 
 class WorkerProcess:
@@ -185,7 +185,7 @@ def listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind((host, port))
-        listener.listen(_BACKLOG)
+        listener.listen(BACKLOG)
     except OSError:
         listener.close()
         raise

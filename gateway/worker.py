@@ -43,6 +43,7 @@ from gateway.proxy.cache import Caches
 from gateway.proxy.pool import Pools
 from gateway.proxy.sender import Trust
 from gateway.relay import admin_route
+from gateway.slots import BACKLOG
 from gateway.spool.disk import Spool
 from gateway.store.redis import RedisPipe, encode
 from gateway.store.snapshot import Snapshot
@@ -134,6 +135,7 @@ class Worker:
         server = await loop.create_server(
             lambda: ClientConnection(door),
             sock=self._listener,
+            backlog=BACKLOG,  # listening again would otherwise shorten the queue
             ssl=certificate.context if certificate else None,
             ssl_handshake_timeout=gateway_settings.head_timeout_ms / 1000 if certificate else None,
         )
