@@ -23,21 +23,26 @@ from admin import observe
 from admin.accounts.sign_in import new_claim
 from admin.api import (
     aliases,
+    audit,
+    auth,
     customers,
     dead_letters,
     declarations,
     issuers,
     keys,
+    members,
     projects,
     routes,
     tiers,
     upstreams,
     usage,
 )
+from admin.api.openapi import describe
 from admin.api.serve import handler, preflight
 from admin.metrics import AdminMetrics
 from admin.site import Site, site_of
 from admin.store import Store, StoreUnavailable
+from admin.web.docs import serve_document, serve_page
 from admin.web.pages import ID_PATTERN, add_pages
 from config.log import setup
 from config.settings import Settings
@@ -58,6 +63,8 @@ ENDPOINTS: Final = (
     *aliases.ENDPOINTS,
     *usage.ENDPOINTS,
     *dead_letters.ENDPOINTS,
+    *members.ENDPOINTS,
+    *audit.ENDPOINTS,
 )
 
 log = logging.getLogger(__name__)
@@ -151,7 +158,10 @@ def _app(store: Store, metrics: AdminMetrics, site: Site, max_body_bytes: int) -
         if endpoint.is_browser_safe:
             app.router.add_route("OPTIONS", path, preflight(endpoint))
 
-    add_pages(app, store, site)
+    pages = add_pages(app, store, site)
+    document = describe(ENDPOINTS, auth.ENDPOINTS, site.origin)
+    app.router.add_get("/openapi.json", serve_document(document))
+    app.router.add_get("/docs", serve_page(pages, document))
 
     async def ready(_: web.Request) -> web.Response:
         state = await store.state()

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -64,6 +65,39 @@ class Change:
             for name in {**before, **after}
             if orjson.dumps(before.get(name)) != orjson.dumps(after.get(name))  # Python's True equals 1
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A change as the audit log has it."""
+
+    id: str
+    at: datetime
+    actor: str
+    action: str
+    noun: str
+    object_id: str
+    before: Fields | None
+    after: Fields | None
+
+
+async def recorded(
+    connection: asyncpg.Connection, project_id: str, before: str | None, limit: int | None
+) -> list[Recorded]:
+    """At most `limit` changes of a project (None: all) below the id `before`, the newest first."""
+    below = None if before is None else int(before.partition("_")[2]) if before.partition("_")[2].isdecimal() else 0
+    rows = await connection.fetch(_SQL["recorded"], project_id, below, limit)
+    return [
+        Recorded(
+            **{
+                **row,
+                "id": f"aud_{row['id']}",
+                "before": None if row["before"] is None else orjson.loads(row["before"]),
+                "after": None if row["after"] is None else orjson.loads(row["after"]),
+            }
+        )
+        for row in rows
+    ]
 
 
 async def record(connection: asyncpg.Connection, change: Change, *, actor: str) -> Change:

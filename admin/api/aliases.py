@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from admin.api import keys, pages, tiers
 from admin.api.call import Body, Call, Denied, Endpoint, Reply, invalid
@@ -17,6 +20,8 @@ from admin.changes import Refused
 from admin.keys import Key, create_key, list_keys, revoke_key
 from admin.permissions import Permission
 from ledger.keys import KeyKind
+from ledger.spec_types import Origin
+from ledger.specs import ExternalId, Name, Title
 
 _PATH: Final = "/api/keys"
 _FIELDS: Final = {
@@ -29,6 +34,20 @@ _FIELDS: Final = {
     "expiresAt": "expires_at",
 }
 _WIRE_NAMES: Final = {ours: wire for wire, ours in _FIELDS.items()}
+
+
+class NewKey(BaseModel):
+    """A key to be made, by the names that people type. What is wrong is told by ledger.specs.KeySpec."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Title
+    kind: KeyKind = KeyKind.SECRET
+    customer: ExternalId | None = None
+    scopes: tuple[Name, ...] = ()
+    rateLimitPerMinute: int | None = Field(default=None, ge=1, le=10_000)
+    allowedDomains: tuple[Origin, ...] = ()
+    expiresAt: datetime | None = None
 
 
 def _represent(key: Key) -> dict[str, Any]:
@@ -104,7 +123,7 @@ async def rotate(call: Call) -> Reply:
 
 ENDPOINTS: Final = (
     Endpoint("GET", _PATH, list_keys_, Permission.KEYS_READ, query=pages.QUERY),
-    Endpoint("POST", _PATH, create, Permission.KEYS_WRITE, body=Body.JSON, writes=True, creates=True),
+    Endpoint("POST", _PATH, create, Permission.KEYS_WRITE, body=Body.JSON, model=NewKey, writes=True, creates=True),
     Endpoint("GET", f"{_PATH}/{{id}}", get, Permission.KEYS_READ),
     Endpoint("DELETE", f"{_PATH}/{{id}}", revoke, Permission.KEYS_WRITE, writes=True),
     Endpoint(
@@ -113,6 +132,7 @@ ENDPOINTS: Final = (
         rotate,
         Permission.KEYS_WRITE,
         body=Body.OPTIONAL_JSON,
+        model=keys.Rotation,
         writes=True,
         creates=True,
     ),

@@ -228,7 +228,7 @@ ENDPOINTS: Final = (
     AccountEndpoint("GET", "/auth/sessions", list_sessions),
     AccountEndpoint("DELETE", "/auth/sessions/{id}", end_session),
     AccountEndpoint("GET", "/projects", list_projects),
-    AccountEndpoint("POST", "/projects", create_project, writes=True, body=ProjectSpec),
+    AccountEndpoint("POST", "/projects", create_project, writes=True, body=projects.NewProject),
 )
 
 

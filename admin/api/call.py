@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any
 
 import asyncpg
+from pydantic import BaseModel
 
 from admin.accounts.sessions import Session
 from admin.declare import Fault
@@ -67,6 +68,8 @@ class Call:
     params: Mapping[str, str]
     query: Mapping[str, str]
     body: Any
+    if_match: str | None = None
+    """The If-Match field: what the caller has read."""
     vault: Vault | None = None
     """Seals the secrets in what is written."""
 
@@ -105,6 +108,8 @@ class Endpoint:
     run: Handler
     needs: Permission
     body: Body = Body.NONE
+    model: type[BaseModel] | None = None
+    """What a JSON body is checked with; for the description of the API."""
     writes: bool = False
     creates: bool = False
     query: frozenset[str] = frozenset()
@@ -112,6 +117,8 @@ class Endpoint:
     platform_only: bool = False
     is_browser_safe: bool = False
     """Pages of any origin may call it (CORS); which key they may use is the key's own affair."""
+    produces: str = "application/json"
+    """The type of its answers, for the description of the API."""
 
 
 class Denied(Exception):

@@ -84,5 +84,5 @@ ENDPOINTS: Final = (
         writes=True,
         query=frozenset(("dry_run", "prune")),
     ),
-    Endpoint("GET", "/api/v1/export", export_, Permission.ROUTES_READ),
+    Endpoint("GET", "/api/v1/export", export_, Permission.ROUTES_READ, produces="application/yaml"),
 )

@@ -94,7 +94,7 @@ async def rotate(call: Call) -> Reply:
 
 ENDPOINTS: Final = (
     Endpoint("GET", _PATH, list_, Permission.KEYS_READ, query=pages.QUERY),
-    Endpoint("POST", _PATH, create, Permission.KEYS_WRITE, body=Body.JSON, writes=True, creates=True),
+    Endpoint("POST", _PATH, create, Permission.KEYS_WRITE, body=Body.JSON, model=KeySpec, writes=True, creates=True),
     Endpoint("GET", f"{_PATH}/{{id}}", get, Permission.KEYS_READ),
     Endpoint("DELETE", f"{_PATH}/{{id}}", revoke, Permission.KEYS_WRITE, writes=True),
     Endpoint(
@@ -103,6 +103,7 @@ ENDPOINTS: Final = (
         rotate,
         Permission.KEYS_WRITE,
         body=Body.OPTIONAL_JSON,
+        model=Rotation,
         writes=True,
         creates=True,
     ),

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import asyncpg
+from pydantic import BaseModel, ConfigDict
 
+from admin import promote as promotion
 from admin.accounts import members, sessions
 from admin.accounts.members import Membership
 from admin.accounts.sessions import Session
 from admin.api import pages
-from admin.api.call import Body, Call, Endpoint, Reply, invalid, not_found
+from admin.api.call import Body, Call, Denied, Endpoint, Reply, invalid, not_found
 from admin.api.keys import make
 from admin.api.resources import validated
+from admin.keys import list_keys
+from admin.nouns import Scope
 from admin.permissions import Permission, Role
 from admin.projects import rows
 from admin.projects.rows import Project
+from ledger import problems
+from ledger.ids import PLATFORM_PROJECT_ID
 from ledger.keys import Mode
-from ledger.specs import ProjectSpec
+from ledger.specs import KeySpec, ProjectSpec, Title
 
 _PATH: Final = "/api/v1/projects"
+_CREDENTIALS_MOST: Final = 100
 FIELDS: Final = frozenset(("name", "kind"))
 
 
@@ -51,6 +58,67 @@ async def own(call: Call) -> Reply:
     return Reply({**_represent(await _found(call, call.caller.project_id)), "mode": call.caller.mode})
 
 
+class NewProject(BaseModel):
+    """A project to be made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Title
+    kind: Literal["saas", "store"] = "saas"
+
+
+class ProjectUpdate(BaseModel):
+    """What can be changed of a project."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Title
+
+
+async def update(call: Call) -> Reply:
+    """Another name for the caller's project."""
+    wanted = validated(ProjectUpdate, call.body)
+    await rows.rename(call.connection, call.caller.project_id, wanted.name, actor=call.caller.actor)
+    return await own(call)
+
+
+async def delete(call: Call) -> Reply:
+    """The caller's project with all that is in it; `confirm` must be its name."""
+    project = await _found(call, call.caller.project_id)
+    if project.id == PLATFORM_PROJECT_ID:
+        raise Denied(problems.CONFLICT, "The platform's own project stays.")
+    if call.query.get("confirm") != project.name:
+        raise invalid("confirm", "expected the project's name")
+    await rows.delete(call.connection, project.id, actor=call.caller.actor)
+    return Reply(status=204)
+
+
+async def promote(call: Call) -> Reply:
+    """Copy the test tiers to live, and make live keys where there are none; their texts are shown once."""
+    made = await promotion.promote(call.connection, call.caller.project_id, actor=call.caller.actor)
+    shown = {
+        name: {"id": key.id, "key": key.key.text, "prefix": key.key.prefix}
+        for name, key in (("secretKey", made.secret), ("publishableKey", made.publishable))
+        if key is not None
+    }
+    tiers = [{"name": change.name, "action": change.action} for change in made.changes]
+    return Reply({"projectId": call.caller.project_id, "tiers": tiers, **shown}, is_secret=bool(shown))
+
+
+async def credentials(call: Call) -> Reply:
+    """The keys of both halves by their first characters. Their texts were shown when they were made, and are not kept."""
+    project_id = call.caller.project_id
+    found: dict[str, Any] = {"projectId": project_id, "mode": call.caller.mode}
+    for mode in Mode:
+        listed = await list_keys(call.connection, Scope(project_id, mode), None, _CREDENTIALS_MOST)
+        found[mode.value] = [
+            {"id": key.id, "name": key.name, "kind": key.kind, "prefix": key.prefix, "expiresAt": key.expires_at}
+            for key in listed
+            if key.revoked_at is None
+        ]
+    return Reply(found)
+
+
 async def list_(call: Call) -> Reply:
     """All projects."""
     return await pages.paged(call.query, partial(rows.page, call.connection), _represent)
@@ -77,8 +145,37 @@ async def create_key(call: Call) -> Reply:
 
 ENDPOINTS: Final = (
     Endpoint("GET", "/api/v1/project", own, Permission.PROJECT_READ),
+    Endpoint(
+        "PATCH",
+        "/api/v1/project",
+        update,
+        Permission.PROJECT_UPDATE,
+        body=Body.JSON,
+        model=ProjectUpdate,
+        writes=True,
+    ),
+    Endpoint(
+        "DELETE",
+        "/api/v1/project",
+        delete,
+        Permission.PROJECT_DELETE,
+        writes=True,
+        query=frozenset(("confirm",)),
+    ),
+    Endpoint("GET", "/get-credentials", credentials, Permission.KEYS_READ),
+    Endpoint("POST", "/promote-to-live", promote, Permission.PROJECT_PROMOTE, writes=True),
     Endpoint("GET", _PATH, list_, Permission.PLATFORM, query=pages.QUERY, platform_only=True),
-    Endpoint("POST", _PATH, create, Permission.PLATFORM, body=Body.JSON, writes=True, creates=True, platform_only=True),
+    Endpoint(
+        "POST",
+        _PATH,
+        create,
+        Permission.PLATFORM,
+        body=Body.JSON,
+        model=NewProject,
+        writes=True,
+        creates=True,
+        platform_only=True,
+    ),
     Endpoint("GET", f"{_PATH}/{{id}}", get, Permission.PLATFORM, platform_only=True),
     Endpoint(
         "POST",
@@ -86,6 +183,7 @@ ENDPOINTS: Final = (
         create_key,
         Permission.PLATFORM,
         body=Body.JSON,
+        model=KeySpec,
         writes=True,
         creates=True,
         platform_only=True,

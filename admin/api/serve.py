@@ -58,7 +58,8 @@ async def serve(endpoint: Endpoint, store: Store, site: Site, request: web.Reque
     body = await _body(endpoint, request)  # no connection is held while a client sends
 
     async with store.writing() if endpoint.writes else store.reading() as connection:
-        call = Call(connection, caller, request.match_info, query, body, store.vault)
+        if_match = request.headers.get("If-Match")
+        call = Call(connection, caller, request.match_info, query, body, if_match, store.vault)
         reply = await idempotency.answer_once(call, once, f"{request.method} {request.path}", endpoint.run)
     return answers.of_reply(reply)
 

@@ -323,7 +323,7 @@ _LONG: Final = (
     Endpoint("GET", _PATH, summary, _READ, query=_OF_MONTH),
     Endpoint("GET", f"{_PATH}/trends", trends, _READ, query=frozenset(("months", "customer"))),
     Endpoint("GET", f"{_PATH}/breakdown", breakdown, _READ, query=_OF_MONTH | {"by"}),
-    Endpoint("GET", f"{_PATH}/export", export, _READ, query=_OF_MONTH),
+    Endpoint("GET", f"{_PATH}/export", export, _READ, query=_OF_MONTH, produces="text/csv"),
     Endpoint("POST", f"{_PATH}/what-if", what_if, _READ, body=Body.JSON),
     Endpoint("GET", f"{_PATH}/events", events, _READ, query=_EVENTS_QUERY),
     Endpoint("GET", f"{_PATH}/events/{{event}}", event, _READ),

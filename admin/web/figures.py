@@ -1,4 +1,4 @@
-"""Usage as the pages show it, from the hourly rollup. The one module of the pages that asks for usage.
+"""Usage as the pages show it, from the daily rollup. The one module of the pages that asks for usage.
 
 A period is a calendar month in UTC unless said otherwise. Figures are what the ledger holds at the moment; a call is in
 them a second or so after it was answered.
@@ -74,8 +74,7 @@ async def tiles(connection: asyncpg.Connection, scope: Scope) -> list[Tile]:
     """Every meter used this month, requests first."""
     now = datetime.now(UTC)
     start, _ = month_of(now)
-    today = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    rows = await connection.fetch(_SQL["tiles"], scope.project_id, scope.mode, start, today)
+    rows = await connection.fetch(_SQL["tiles"], scope.project_id, scope.mode, start.date(), now.date())
     found = [Tile(**row) for row in rows]
     if not any(tile.meter == REQUESTS for tile in found):
         found.append(Tile(REQUESTS, 0, 0, 0))
@@ -91,20 +90,20 @@ async def months(connection: asyncpg.Connection, scope: Scope, meter: str, count
     """The last months, this one last; 0 where nothing was counted."""
     this, end = month_of(datetime.now(UTC))
     starts = [months_after(this, n) for n in range(1 - count, 1)]
-    rows = await connection.fetch(_SQL["by_month"], scope.project_id, scope.mode, meter, starts[0], end)
+    rows = await connection.fetch(_SQL["by_month"], scope.project_id, scope.mode, meter, starts[0].date(), end.date())
     found = {row["start"]: row["quantity"] for row in rows}
-    return [Point(start, f"{start:%B %Y}", f"{start:%b}", found.get(start, 0)) for start in starts]
+    return [Point(start, f"{start:%B %Y}", f"{start:%b}", found.get(start.date(), 0)) for start in starts]
 
 
 async def days(connection: asyncpg.Connection, scope: Scope, meter: str, start: datetime, end: datetime) -> list[Point]:
     """Every day of a period that has begun."""
-    rows = await connection.fetch(_SQL["by_day"], scope.project_id, scope.mode, meter, start, end)
+    rows = await connection.fetch(_SQL["by_day"], scope.project_id, scope.mode, meter, start.date(), end.date())
     found = {row["start"]: row["quantity"] for row in rows}
     last = min(end, datetime.now(UTC))
     points = []
     day = start
     while day < last:
-        points.append(Point(day, f"{day.day} {day:%b %Y}", f"{day.day} {day:%b}", found.get(day, 0)))
+        points.append(Point(day, f"{day.day} {day:%b %Y}", f"{day.day} {day:%b}", found.get(day.date(), 0)))
         day += timedelta(days=1)
     return points
 
@@ -113,13 +112,15 @@ async def shares(
     connection: asyncpg.Connection, scope: Scope, by: By, meter: str, start: datetime, end: datetime, limit: int = 10
 ) -> list[Share]:
     """Who or what used most of a meter."""
-    rows = await connection.fetch(_SQL[f"by_{by}"], scope.project_id, scope.mode, meter, start, end, limit)
+    rows = await connection.fetch(
+        _SQL[f"by_{by}"], scope.project_id, scope.mode, meter, start.date(), end.date(), limit
+    )
     return [Share(**row) for row in rows]
 
 
 async def meters(connection: asyncpg.Connection, scope: Scope, since: datetime) -> list[str]:
     """The meters that were used since, requests first."""
-    rows = await connection.fetch(_SQL["meters"], scope.project_id, scope.mode, since)
+    rows = await connection.fetch(_SQL["meters"], scope.project_id, scope.mode, since.date())
     return sorted({REQUESTS, *(row["meter"] for row in rows)}, key=lambda meter: (meter != REQUESTS, meter))
 
 
@@ -134,7 +135,7 @@ async def recent(
 
 async def as_csv(connection: asyncpg.Connection, scope: Scope, start: datetime, end: datetime) -> bytes:
     """A period by day, customer, key, route and meter, at most 100,000 lines."""
-    rows = await connection.fetch(_SQL["export"], scope.project_id, scope.mode, start, end)
+    rows = await connection.fetch(_SQL["export"], scope.project_id, scope.mode, start.date(), end.date())
     names = ("day", "customer", "key", "route", "meter", "quantity", "events")
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")

@@ -1,39 +1,39 @@
--- Statements of admin/web/figures.py. All from the hourly rollup but the requests themselves.
+-- Statements of admin/web/figures.py. All from the daily rollup (UTC) but the requests themselves.
 
 -- name: by_month
-SELECT date_trunc('month', hour, 'UTC') AS start, sum(quantity)::bigint AS quantity FROM usage_hourly
-WHERE project_id = $1 AND mode = $2 AND meter = $3 AND hour >= $4 AND hour < $5 GROUP BY 1
+SELECT date_trunc('month', day)::date AS start, sum(quantity)::bigint AS quantity FROM usage_daily
+WHERE project_id = $1 AND mode = $2 AND meter = $3 AND day >= $4 AND day < $5 GROUP BY 1
 
 -- name: by_day
-SELECT date_trunc('day', hour, 'UTC') AS start, sum(quantity)::bigint AS quantity FROM usage_hourly
-WHERE project_id = $1 AND mode = $2 AND meter = $3 AND hour >= $4 AND hour < $5 GROUP BY 1
+SELECT day AS start, sum(quantity)::bigint AS quantity FROM usage_daily
+WHERE project_id = $1 AND mode = $2 AND meter = $3 AND day >= $4 AND day < $5 GROUP BY 1
 
 -- name: by_customer
 SELECT h.customer_id AS id, coalesce(c.name, c.external_id) AS name, h.quantity, h.events FROM (
-    SELECT customer_id, sum(quantity)::bigint AS quantity, sum(events)::bigint AS events FROM usage_hourly
-    WHERE project_id = $1 AND mode = $2 AND meter = $3 AND hour >= $4 AND hour < $5
+    SELECT customer_id, sum(quantity)::bigint AS quantity, sum(events)::bigint AS events FROM usage_daily
+    WHERE project_id = $1 AND mode = $2 AND meter = $3 AND day >= $4 AND day < $5
     GROUP BY customer_id ORDER BY 2 DESC LIMIT $6
 ) h LEFT JOIN customers c ON c.id = h.customer_id AND c.project_id = $1 ORDER BY h.quantity DESC, h.customer_id
 
 -- name: by_key
 SELECT h.key_id AS id, k.name, h.quantity, h.events FROM (
-    SELECT key_id, sum(quantity)::bigint AS quantity, sum(events)::bigint AS events FROM usage_hourly
-    WHERE project_id = $1 AND mode = $2 AND meter = $3 AND hour >= $4 AND hour < $5
+    SELECT key_id, sum(quantity)::bigint AS quantity, sum(events)::bigint AS events FROM usage_daily
+    WHERE project_id = $1 AND mode = $2 AND meter = $3 AND day >= $4 AND day < $5
     GROUP BY key_id ORDER BY 2 DESC LIMIT $6
 ) h LEFT JOIN keys k ON k.id = h.key_id AND k.project_id = $1 ORDER BY h.quantity DESC, h.key_id
 
 -- name: by_route
 SELECT h.route_id AS id, r.name, h.quantity, h.events FROM (
-    SELECT route_id, sum(quantity)::bigint AS quantity, sum(events)::bigint AS events FROM usage_hourly
-    WHERE project_id = $1 AND mode = $2 AND meter = $3 AND hour >= $4 AND hour < $5
+    SELECT route_id, sum(quantity)::bigint AS quantity, sum(events)::bigint AS events FROM usage_daily
+    WHERE project_id = $1 AND mode = $2 AND meter = $3 AND day >= $4 AND day < $5
     GROUP BY route_id ORDER BY 2 DESC LIMIT $6
 ) h LEFT JOIN routes r ON r.id = h.route_id AND r.project_id = $1 ORDER BY h.quantity DESC, h.route_id
 
 -- name: tiles
--- One pass over the month: how much of each meter, in all, today, and in the last hour that began.
-SELECT meter, sum(quantity)::bigint AS month, coalesce(sum(quantity) FILTER (WHERE hour >= $4), 0)::bigint AS today,
+-- One pass over the month: how much of each meter, in all and today.
+SELECT meter, sum(quantity)::bigint AS month, coalesce(sum(quantity) FILTER (WHERE day >= $4), 0)::bigint AS today,
        count(DISTINCT customer_id) FILTER (WHERE customer_id <> '') AS customers
-FROM usage_hourly WHERE project_id = $1 AND mode = $2 AND hour >= $3 GROUP BY meter ORDER BY meter
+FROM usage_daily WHERE project_id = $1 AND mode = $2 AND day >= $3 GROUP BY meter ORDER BY meter
 
 -- name: recent
 SELECT e.at, e.id, e.method, e.status, e.outcome, e.meters::text AS meters, e.duration_us, e.upstream_us,
@@ -48,18 +48,18 @@ LEFT JOIN routes r ON r.id = e.route_id AND r.project_id = $1
 ORDER BY e.at DESC, e.id DESC
 
 -- name: meters
-SELECT DISTINCT meter FROM usage_hourly WHERE project_id = $1 AND mode = $2 AND hour >= $3 ORDER BY 1 LIMIT 50
+SELECT DISTINCT meter FROM usage_daily WHERE project_id = $1 AND mode = $2 AND day >= $3 ORDER BY 1 LIMIT 50
 
 -- name: export
-SELECT date_trunc('day', h.hour, 'UTC') AS day, coalesce(c.external_id, h.customer_id) AS customer,
+SELECT h.day AS day, coalesce(c.external_id, h.customer_id) AS customer,
        coalesce(k.prefix, h.key_id) AS key, coalesce(r.name, h.route_id) AS route, h.meter,
        sum(h.quantity)::bigint AS quantity, sum(h.events)::bigint AS events
-FROM usage_hourly h
+FROM usage_daily h
 LEFT JOIN customers c ON c.id = h.customer_id AND c.project_id = $1
 LEFT JOIN keys k ON k.id = h.key_id AND k.project_id = $1
 LEFT JOIN routes r ON r.id = h.route_id AND r.project_id = $1
-WHERE h.project_id = $1 AND h.mode = $2 AND h.hour >= $3 AND h.hour < $4
+WHERE h.project_id = $1 AND h.mode = $2 AND h.day >= $3 AND h.day < $4
 GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5 LIMIT 100000
 
 -- name: has_any
-SELECT EXISTS (SELECT FROM usage_hourly WHERE project_id = $1 AND mode = $2)
+SELECT EXISTS (SELECT FROM usage_daily WHERE project_id = $1 AND mode = $2)

@@ -1,6 +1,6 @@
 -- name: usage
-SELECT project_id, sum(quantity) FILTER (WHERE meter = 'requests')::bigint AS requests FROM usage_hourly
-WHERE project_id = ANY ($1::text[]) AND hour >= date_trunc('month', now(), 'UTC') GROUP BY project_id
+SELECT project_id, sum(quantity) FILTER (WHERE meter = 'requests')::bigint AS requests FROM usage_daily
+WHERE project_id = ANY ($1::text[]) AND day >= date_trunc('month', now() AT TIME ZONE 'UTC')::date GROUP BY project_id
 
 -- name: members
 SELECT project_id, count(*) AS members FROM members WHERE project_id = ANY ($1::text[]) GROUP BY project_id

@@ -215,7 +215,7 @@ def _respond(
     }
     text = pages.renderer.render(answer.template, context)
     response = web.Response(text=text, status=answer.status, content_type="text/html", headers=answer.headers)
-    _secure(response)
+    secure(response)
     if flash_cookie in request.cookies:
         response.del_cookie(flash_cookie, path="/", secure=pages.site.is_secure)
     if answer.session_token is not None:
@@ -233,9 +233,11 @@ def _respond(
     return response
 
 
-def _secure(response: web.StreamResponse) -> None:
+def secure(response: web.Response) -> web.Response:
+    """A page with what browsers may do on it."""
     response.headers["Content-Security-Policy"] = _CSP
     response.headers.setdefault("Cache-Control", "no-store")
+    return response
 
 
 def _redirect(pages: Web, answer: Redirect) -> web.Response:
@@ -291,7 +293,7 @@ def error_page(pages: Web, request: web.Request, error: Exception) -> web.Stream
         "error.html", {"title": title, "detail": detail, "status": status, "path": request.path}
     )
     response = web.Response(text=text, status=status, content_type="text/html", headers=headers)
-    _secure(response)
+    secure(response)
     return response
 
 

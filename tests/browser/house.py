@@ -49,14 +49,14 @@ projects:
       - {name: weather, path: /weather/*, upstream: forecasts, requests_per_minute: 5000}
 """
 SEED: Final = """
-INSERT INTO usage_hourly (project_id, mode, hour, customer_id, key_id, route_id, meter, quantity, events)
-SELECT p.id, 'test', date_trunc('hour', now()) - make_interval(hours => h), c.id, k.id, r.id, 'requests',
-       (40 + (h * 7919 + length(c.external_id) * 131) % 160) * (4000 - h) / 4000, 10
+INSERT INTO usage_daily (project_id, mode, day, customer_id, key_id, route_id, meter, quantity, events, duration_us)
+SELECT p.id, 'test', (now() AT TIME ZONE 'UTC')::date - d, c.id, k.id, r.id, 'requests',
+       (190 + (d * 7919 + length(c.external_id) * 131) % 260) * (200 - d) / 200, 50, 900000
 FROM projects p
 JOIN customers c ON c.project_id = p.id AND c.mode = 'test'
 JOIN LATERAL (SELECT id FROM keys WHERE project_id = p.id AND mode = 'test' AND kind = 'sk' LIMIT 1) k ON true
 JOIN routes r ON r.project_id = p.id
-CROSS JOIN generate_series(0, 3900, 5) h
+CROSS JOIN generate_series(0, 170) d
 WHERE p.name = 'Weather API'
 ON CONFLICT DO NOTHING
 """
