@@ -106,7 +106,7 @@ class Reader(Protocol):
 
 
 class Gate(Protocol):
-    """Decides how far the bytes of a tunnel may pass (gateway.parts)."""
+    """Decides how far the bytes of a tunnel may pass (gateway.gate)."""
 
     def pass_in(self, data: bytes) -> None: ...
     def pass_out(self, data: bytes) -> None: ...

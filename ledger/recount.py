@@ -108,7 +108,7 @@ class Recount:
         at = datetime.fromtimestamp(event.at_ms / 1000, UTC)
         for meter, quantity in event.meters.items():
             self.used(event.project, event.mode, customer, meter, quantity, at)
-        if event.at_ms > since_ms:
+        if event.at_ms > since_ms and not (event.notes or {}).get("part"):
             self.admitted(event.project, customer, event.key, event.route, event.at_ms)
 
     def holds(self, shard: int, held: Held, since_ms: int) -> None:
