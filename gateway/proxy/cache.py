@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Key = tuple[bytes, bytes | None, bytes, bytes | None]
 _MOST_VARIANTS: Final = 32
 _OVERHEAD: Final = 1_024
+_COPIED: Final = 4
 _MOST_FIELDS: Final = 1_000
 _NOT_KEPT: Final = frozenset((b"age", b"cache-status", b"content-length"))
 _IN_304: Final = frozenset(
@@ -96,7 +97,7 @@ class RouteCache:
 
     def __init__(self, spec: CacheSpec, caches: Caches) -> None:
         self._spec = spec
-        self._caches = caches
+        self.caches = caches
         self._entries: OrderedDict[Key, list[Entry]] = OrderedDict()
         self.used = 0
 
@@ -109,7 +110,8 @@ class RouteCache:
         return next((e for e in entries if nominated(fields, e.names) == e.values), None)
 
     def has_room_for(self, size: int) -> bool:
-        return size <= min(self._spec.max_entry_bytes, self._spec.max_bytes - _OVERHEAD)
+        """True if an answer of this size may be kept, and there is room to copy it meanwhile."""
+        return size <= min(self._spec.max_entry_bytes, self._spec.max_bytes - _OVERHEAD) and self.caches.may_copy
 
     def keep(self, key: Key, entry: Entry) -> None:
         """Keep an entry in place of the one that it replaces, and make room."""
@@ -119,7 +121,7 @@ class RouteCache:
         entries.append(entry)
         self._entries[key] = entries
         self.used += entry.size
-        while self.used > self._spec.max_bytes or (self._caches.is_full and self.used):
+        while self.used > self._spec.max_bytes or (self.caches.is_full and self.used):
             self.forget(next(iter(self._entries)))
 
     def forget(self, key: Key) -> None:
@@ -135,11 +137,16 @@ class RouteCache:
 
 
 class Caches:
-    """All caches of a process; they go with their routes. `most` is the bound of all together, in bytes."""
+    """All caches of a process; they go with their routes.
+
+    `most` is the bound of all together, in bytes; a quarter of that again may be under way to being kept.
+    """
 
     def __init__(self, most: int = 2**28) -> None:
         self._most = most
         self._all: WeakSet[RouteCache] = WeakSet()
+        self.copied = 0
+        """Bytes of answers that are passing and may be kept."""
 
     def of(self, spec: CacheSpec) -> RouteCache:
         cache = RouteCache(spec, self)
@@ -154,36 +161,55 @@ class Caches:
     def is_full(self) -> bool:
         return self.used > self._most
 
+    @property
+    def may_copy(self) -> bool:
+        return self.copied <= self._most // _COPIED
+
 
 class Recording:
-    """Stands as the editor of an answer's reader: takes a copy of the body as it passes, and keeps it when it is whole."""
+    """Stands as the editor of an answer's reader: takes a copy of the body as it passes, and keeps it when it is whole.
 
-    def __init__(self, cache: RouteCache, key: Key, ex: Exchange, response: Response, lifetime: Lifetime) -> None:
+    Trailers are not kept (RFC 9111 §3.1). What is being copied has a bound over all caches; one that is given
+    up (the client left, the upstream broke off) gives its share back when it is dropped.
+    """
+
+    def __init__(self, cache: RouteCache, key: Key, fields: Fields, response: Response, lifetime: Lifetime) -> None:
         self._cache = cache
         self._key = key
-        self._ex = ex
+        self._fields = fields
         self._response = _copy(response)
         self._lifetime = lifetime
         self._pieces: list[bytes] = []
         self._size = 0
+        self._is_given_up = False
+
+    def __del__(self) -> None:
+        self._let_go()
 
     def feed(self, data: bytes) -> bytes:
-        if self._size >= 0:
+        if not self._is_given_up:
             self._pieces.append(data)
             self._size += len(data)
+            self._cache.caches.copied += len(data)
             if not self._cache.has_room_for(self._size):
-                self._pieces.clear()
-                self._size = -1
+                self._is_given_up = True
+                self._let_go()
         return data
 
     def finish(self) -> bytes:
-        if self._size >= 0 and not self._ex.response_trailers:
+        if not self._is_given_up:
             names = varying(self._response.fields)
             assert names is not None
-            values = nominated(self._ex.fields, names)
+            values = nominated(self._fields, names)
             entry = Entry(self._response, b"".join(self._pieces), names, values, self._lifetime, time.time())
+            self._let_go()
             self._cache.keep(self._key, entry)
         return b""
+
+    def _let_go(self) -> None:
+        self._pieces.clear()
+        self._cache.caches.copied -= self._size
+        self._size = 0
 
 
 def recording_of(
@@ -205,7 +231,7 @@ def recording_of(
         return None  # never fresh, and nothing to ask again by
     if b"no-store" in directives(ex.fields):
         return None
-    return Recording(cache, key, ex, response, found)
+    return Recording(cache, key, ex.fields, response, found)
 
 
 def refreshed(entry: Entry, response: Response, now: float, delay_s: float, *, is_identified: bool) -> Entry | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
@@ -21,8 +22,10 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.gateway import Catalogue
+from tests.gateway.wire import answering, ok
+from tests.support.gateway import ENCRYPTION_KEY, Catalogue
 from tests.support.processes import eventually, family, runs
+from tests.support.raw import Upstream
 
 
 def free_port() -> int:
@@ -258,3 +261,33 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (64, most))
 raise_file_limit()
 assert resource.getrlimit(resource.RLIMIT_NOFILE) == (most, most)"""
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+
+
+async def test_workers_get_keys_and_proxies_of_the_settings_and_tell_of_targets(
+    catalogue: Catalogue, postgres_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    config = tmp_path / "tollgate.toml"
+    config.write_text(f'encryption_keys = "{ENCRYPTION_KEY}"\n[gateway]\ntrusted_proxies = ["127.0.0.0/8"]\n')
+    async with Upstream(answering(ok(b"hello"))) as upstream:
+        await catalogue.route(
+            "api",
+            "/api/*",
+            [(upstream.host, upstream.port), "http://127.0.0.1:1"],
+            auth="none",
+            credential={"header": "X-Key", "value": "secret"},
+            upstream_active_health={"path": "/up", "interval_ms": 200, "unhealthy": 1},
+        )
+
+        def watch(running: Plane) -> str:
+            up, down = (f"tollgate_upstream_targets[('state', '{s}'), ('upstream', 'api')]" for s in ("up", "down"))
+            eventually(lambda: (s := running.samples()).get(up) == s.get(down) == 1, what="one target up, one down")
+            forwarded = {"X-Forwarded-For": "6.6.6.6, 1.2.3.4"}
+            assert running.get(running.port, "/api/y", **forwarded) == (200, "hello")
+            return " ".join(" ".join(psutil.Process(pid).cmdline()) for pid in running.workers())
+
+        with plane(postgres_url, redis_url, config=config) as running:
+            command_lines = await asyncio.to_thread(watch, running)
+    [sent] = [head for received in upstream.received for head in received.split(b"\r\n\r\n") if b"/y " in head]
+    assert b"\r\nX-Key: secret\r\n" in sent
+    assert b"\r\nX-Forwarded-For: 1.2.3.4, 127.0.0.1\r\n" in sent
+    assert ENCRYPTION_KEY not in command_lines

@@ -313,14 +313,15 @@ async def test_all_caches_together_have_a_bound(stage: MakeStage) -> None:
     for n in range(5):
         await ask(client, request(f"/api/{n}", s.key))
     assert 0 < s.inside.gateway.caches.used <= 3_000
+    assert (await ask(client, request("/api/4", s.key))).headers["cache-status"].startswith("tollgate; hit")
 
 
 async def test_a_slow_client_gets_it_piece_by_piece_and_may_leave(stage: MakeStage, books: Books) -> None:
     up = Numbered(PUBLIC)
-    up.body = b"x" * 30_000_000
+    up.body = b"x" * 16_000_000
     s = await stage(up, route={"cache": {"max_bytes": 40_000_000, "max_entry_bytes": 40_000_000}})
     client = await s.client()
-    assert len((await ask(client, request(key=s.key))).body) == 30_000_000
+    assert len((await ask(client, request(key=s.key))).body) == 16_000_000
     slow = await s.client()
     await slow.send(request(key=s.key))
     await until(lambda: any(c._write_paused for c in s.inside.door.connections))
@@ -328,7 +329,7 @@ async def test_a_slow_client_gets_it_piece_by_piece_and_may_leave(stage: MakeSta
     assert connection._transport is not None
     assert connection._transport.get_write_buffer_size() < 1_000_000
     answer = await read_answer(slow)
-    assert (len(answer.body), len(up.requests)) == (30_000_000, 1)
+    assert (len(answer.body), len(up.requests)) == (16_000_000, 1)
 
     gone = await s.client()
     await gone.send(request(key=s.key))
@@ -336,6 +337,25 @@ async def test_a_slow_client_gets_it_piece_by_piece_and_may_leave(stage: MakeSta
     drop(gone)
     await s.inside.settled()
     assert (await books.events())[-1]["outcome"] == "client_gone"
+
+
+async def test_what_is_being_copied_has_a_bound_and_is_let_go_of(stage: MakeStage) -> None:
+    async def endless(peer: Peer) -> None:
+        await read_request(peer)
+        await peer.send(b"HTTP/1.1 200 OK\r\n" + PUBLIC + b"\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 2_000)
+        await peer.read_some()
+
+    s = await stage(endless, route={"cache": {}}, cache_max_bytes=20_000)
+    caches = s.inside.gateway.caches
+    clients = [await s.client() for _ in range(5)]
+    for turn, client in enumerate(clients):
+        await client.send(request(key=s.key))
+        await client.read_until(b"x" * 2_000)
+        assert caches.copied == min(2_000 * (turn + 1), 4_000)  # the third is past a quarter
+    for client in clients:
+        drop(client)
+    await s.inside.settled()
+    assert caches.copied == 0
 
 
 async def test_half_an_answer_is_not_kept(stage: MakeStage) -> None:

@@ -58,7 +58,7 @@ def test_a_variable_without_a_value(
         monkeypatch.setenv("UPSTREAM_KEY", value)
     done = tollgate("apply", "-f", file)
     assert done.status == 1
-    assert f"{file}:7:58: projects[0].upstreams[0].credential.value_from_env: the variable UPSTREAM_KEY " in done.err
+    assert f"{file}:7:64: projects[0].upstreams[0].credential.value_from_env: the variable UPSTREAM_KEY " in done.err
     assert what in done.err
 
 
