@@ -215,6 +215,11 @@ class SandboxSettings(_Section):
     bwrap: Path | None = Field(default=None, description="bubblewrap, if not found on the path")
     python: Path | None = Field(default=None, description="Python for submitted code; default: the system's")
     node: Path | None = Field(default=None, description="Node for submitted code; default: the system's")
+    docker_url: str | None = Field(
+        default=None, description="the Engine's socket; default: DOCKER_HOST, else the usual"
+    )
+    docker_image: str = Field(default="tollgate-sandbox", description="image of the docker backend")
+    docker_runtime: str | None = Field(default=None, description="the Engine's runtime, such as runsc (gVisor)")
     warm_python: int = Field(default=4, ge=0, le=256, description="Python guests kept ready")
     warm_node: int = Field(default=2, ge=0, le=256, description="Node guests kept ready")
     max_running: int = Field(default=8, ge=1, le=1_024, description="runs at once")

@@ -27,6 +27,7 @@ from config.settings import SandboxSettings, Settings
 from sandbox.api import Api, guard
 from sandbox.backends.base import Backend
 from sandbox.backends.choose import Choice, choose
+from sandbox.backends.docker.backend import DockerBackend, DockerOptions
 from sandbox.backends.jail.backend import JailBackend, JailOptions
 from sandbox.egress.policy import Network
 from sandbox.metrics import SandboxMetrics
@@ -87,12 +88,21 @@ def candidates(settings: SandboxSettings) -> dict[str, Callable[[], Backend]]:
         cpus=settings.cpus,
         workspace_bytes=settings.workspace_mb * MIB,
     )
-    every: dict[str, Callable[[], Backend]] = {"jail": lambda: JailBackend(options)}
-    if settings.backend == "auto":
-        return every
-    if settings.backend not in every:
-        raise Unusable(f"backend {settings.backend} is not there yet")
-    return {settings.backend: every[settings.backend]}
+    containers = DockerOptions(
+        url=settings.docker_url,
+        image=settings.docker_image,
+        runtime=settings.docker_runtime,
+        warm_python=settings.warm_python,
+        warm_node=settings.warm_node,
+        pids=settings.max_pids,
+        cpus=settings.cpus,
+        workspace_bytes=settings.workspace_mb * MIB,
+    )
+    every: dict[str, Callable[[], Backend]] = {
+        "jail": lambda: JailBackend(options),
+        "docker": lambda: DockerBackend(containers),
+    }
+    return every if settings.backend == "auto" else {settings.backend: every[settings.backend]}
 
 
 @asynccontextmanager

@@ -1,39 +1,67 @@
-"""Backends to run code on, one of each per pytest process; a backend that cannot be had here skips with its reason.
+"""Backends to run code on; one that cannot be had here skips with its reason.
 
 `backend` is each of them in turn, so every test that takes it is part of the conformance suite. After each such test the
-machine is looked at: no process, mount, cgroup, file or descriptor may be left.
+machine is looked at: no process, mount, cgroup, file or descriptor may be left. Jails are made anew for each test; an
+Engine's warm containers cost a quarter of a second each, so those are shared by a module.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from sandbox.backends.base import Backend, Unavailable
+from sandbox.backends.docker.backend import DockerBackend, DockerOptions
 from sandbox.backends.jail.backend import JailBackend, JailOptions
+from tests.sandbox.engine import IMAGE, engine
 from tests.sandbox.traces import UID_BASE, Traces
 
-BACKENDS = ["jail"]
 
-
-async def start(name: str) -> Backend:
-    """A started backend; skips the test where there is none."""
-    backend: Backend = JailBackend(JailOptions(warm_python=1, warm_node=1, slots=32, uid_base=UID_BASE))
+async def start(backend: Backend) -> Backend:
+    """The backend, started; skips the test where it cannot be."""
     try:
         await backend.start()
     except Unavailable as error:
-        pytest.skip(f"no {name} backend here: {error}")
+        pytest.skip(f"no {backend.name} backend here: {error}")
     return backend
 
 
-@pytest.fixture(params=BACKENDS)
-async def backend(request: pytest.FixtureRequest) -> AsyncIterator[Backend]:
+def jail() -> JailBackend:
+    return JailBackend(JailOptions(warm_python=1, warm_node=1, slots=32, uid_base=UID_BASE))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def containers() -> AsyncIterator[DockerBackend]:
+    """An Engine's containers, for all tests of a module."""
+    backend = DockerBackend(DockerOptions(url=engine(), image=IMAGE, warm_python=1, warm_node=0))
+    await start(backend)
+    yield backend
+    await backend.close()
+    left = [path for tree in backend._trees for path in tree.glob(f"tollgate-docker-{os.getpid()}*")]
+    assert left == []
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def docker_backend(containers: DockerBackend) -> AsyncIterator[DockerBackend]:
+    """The same; every container that the test used is gone after it."""
+    yield containers
+    async with asyncio.timeout(20):
+        while containers._ends:
+            await asyncio.sleep(0.01)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def jail_backend() -> AsyncIterator[JailBackend]:
+    """Jails, with nothing left of them after the test."""
     before = Traces.take()
-    backend = await start(request.param)
+    backend = jail()
+    await start(backend)
     Traces.take()  # knows the broker from now on
     yield backend
     await backend.close()
@@ -41,6 +69,13 @@ async def backend(request: pytest.FixtureRequest) -> AsyncIterator[Backend]:
     while left := Traces.take().beyond(before):
         assert time.monotonic() < deadline, left
         await asyncio.sleep(0.05)
+
+
+@pytest.fixture(params=["jail", "docker"])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Each backend in turn."""
+    found: Backend = request.getfixturevalue(f"{request.param}_backend")
+    return found
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from sandbox.backends.base import Backend, Handle
 from sandbox.nouns import MIB, Language, Limits, Reason, SourceFile, Stream
 from tests.sandbox.runs import job, node, python, says
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 
 async def test_python_gets_what_a_program_gets(backend: Backend) -> None:
     ended = await python(
@@ -104,21 +106,19 @@ async def test_an_uncaught_error_shows_only_the_users_frames(backend: Backend) -
     assert b"guest" not in ended.stderr
 
 
-@pytest.mark.parametrize(
-    ("code", "exit_code", "reason"),
-    [
-        ("exit()", 0, Reason.EXIT),
-        ("import sys; sys.exit('said')", 1, Reason.EXIT),
-        ("import os; os._exit(77)", 77, Reason.EXIT),
-        ("import os; os.kill(os.getpid(), 15)", 143, Reason.SIGNAL),
-        ("import os; os.kill(os.getpid(), 9)", 137, Reason.SIGNAL),
-        ("import ctypes; ctypes.string_at(0)", 139, Reason.SIGNAL),
-        ("import os; os.abort()", 134, Reason.SIGNAL),
-    ],
-)
-async def test_how_it_ends(backend: Backend, code: str, exit_code: int, reason: Reason) -> None:
-    ended = await python(backend, code)
-    assert (ended.exit_code, ended.reason) == (exit_code, reason)
+async def test_how_it_ends(backend: Backend) -> None:
+    ways = {
+        "exit()": (0, Reason.EXIT),
+        "import sys; sys.exit('said')": (1, Reason.EXIT),
+        "import os; os._exit(77)": (77, Reason.EXIT),
+        "import os; os.kill(os.getpid(), 15)": (143, Reason.SIGNAL),
+        "import os; os.kill(os.getpid(), 9)": (137, Reason.SIGNAL),
+        "import ctypes; ctypes.string_at(0)": (139, Reason.SIGNAL),
+        "import os; os.abort()": (134, Reason.SIGNAL),
+    }
+    for code, expected in ways.items():
+        ended = await python(backend, code)
+        assert (ended.exit_code, ended.reason) == expected, code
 
 
 async def test_a_timeout_is_124_and_what_was_written_stays(backend: Backend) -> None:

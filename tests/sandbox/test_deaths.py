@@ -16,9 +16,11 @@ import pytest
 
 from config.load import to_environment
 from sandbox.backends.base import Broken, Handle
+from sandbox.backends.docker.backend import DockerBackend, DockerOptions
 from sandbox.backends.jail.backend import JailBackend
 from sandbox.nouns import Limits
-from tests.sandbox.conftest import start
+from tests.sandbox.conftest import jail, start
+from tests.sandbox.engine import IMAGE, engine
 from tests.sandbox.runs import job, says
 from tests.sandbox.service import Asker, settings
 from tests.sandbox.traces import Traces
@@ -48,7 +50,7 @@ def pid_of_broker(backend: JailBackend) -> int:
 
 async def test_the_broker_is_killed() -> None:
     before = Traces.take()
-    backend = await start("jail")
+    backend = await start(jail())
     assert isinstance(backend, JailBackend)
     up = asyncio.Event()
     made = job(STUBBORN, limits=Limits(timeout_ms=60_000))
@@ -73,7 +75,7 @@ async def test_the_service_is_killed_again_and_again(empty_postgres_url: str) ->
     """Mixed runs with random kills: whatever was under way, nothing of it stays."""
     import aiohttp
 
-    backend = await start("jail")  # skips where there is none
+    backend = await start(jail())  # skips where there is none
     await backend.close()
     before = Traces.take()
     chance = random.Random(3)
@@ -117,3 +119,36 @@ async def until_up(asker: Asker) -> None:
             except aiohttp.ClientError:
                 pass
             await asyncio.sleep(0.05)
+
+
+async def test_containers_of_a_killed_sandbox_are_reaped() -> None:
+    """A start removes what is labelled with a process that is no longer there, and nothing else."""
+    from sandbox.backends.docker.engine import LABEL, Engine
+
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    url = engine()
+    made = [Engine(url, IMAGE, None, str(pid)) for pid in (dead.pid, os.getpid())]
+    containers = [each.start("python", "/tollgate-test-reaping", 1 << 20, None, None) for each in made]
+    try:
+        made[0].reap(lambda pid: pid == os.getpid())
+        left = made[0]._api.containers(all=True, filters={"label": LABEL})
+        assert [found["Id"] for found in left] == [containers[1].id]
+    finally:
+        for each, container in zip(made, containers, strict=True):
+            container.stream.close()
+            each.remove(container.id)
+            each.close()
+        for group in Path("/sys/fs/cgroup").glob("*/tollgate-test-reaping"):
+            group.rmdir()
+
+
+async def test_without_an_engine_or_an_image_there_is_a_reason(tmp_path: Path) -> None:
+    from sandbox.backends.base import Unavailable
+
+    with pytest.raises(Unavailable, match="no Docker Engine answers"):
+        await DockerBackend(DockerOptions(url=f"unix://{tmp_path}/none")).start()
+    with pytest.raises(Unavailable, match="image absent is not there: build it"):
+        await DockerBackend(DockerOptions(url=engine(), image="absent")).start()
+    with pytest.raises(Unavailable, match="no runtime runsc"):
+        await DockerBackend(DockerOptions(url=engine(), image=IMAGE, runtime="runsc")).start()

@@ -10,17 +10,21 @@ from contextlib import asynccontextmanager
 from ipaddress import ip_address, ip_network
 
 import pytest
+import pytest_asyncio
 
 from sandbox.backends.base import Backend
 from sandbox.egress.policy import Address
 from sandbox.egress.proxy import Egress, Rules
 from tests.sandbox.runs import node, python, says
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="binds port 80 of a loopback address")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="binds port 80 of a loopback address"),
+    pytest.mark.asyncio(loop_scope="module"),
+]
 HERE = "127.0.0.77"
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def web() -> AsyncIterator[list[bytes]]:
     heads: list[bytes] = []
 

@@ -46,6 +46,7 @@ class Reading:
     peak_bytes: int
     oom_kills: int
     pids_refused: int
+    pids_peak: int = 0
 
 
 def layout(own: str, mountinfo: str) -> Layout:
@@ -85,6 +86,7 @@ class Group:
     """One run's group. Files are opened anew each time; nothing here waits."""
 
     def __init__(self, name: str, parent: Layout) -> None:
+        self.name = name
         self._is_v2 = parent.is_v2
         self._v1 = {controller: directory / name for controller, directory in parent.v1.items()}
         self._v2 = parent.v2 / name if parent.v2 is not None else None
@@ -127,10 +129,13 @@ class Group:
             events = _table(self._get("memory", "memory.events"))
             peak = self._get("memory", "memory.peak", optional=True) or self._get("memory", "memory.current")
             refused = _table(self._get("pids", "pids.events")).get("max", 0)
-            return Reading(cpu_us, int(peak), events.get("oom_kill", 0), refused)
+            return Reading(cpu_us, int(peak), events.get("oom_kill", 0), refused, self._pids_peak())
         kills = _table(self._get("memory", "memory.oom_control")).get("oom_kill", 0)
         refused = _table(self._get("pids", "pids.events", optional=True)).get("max", 0)
-        return Reading(cpu_us, int(self._get("memory", "memory.max_usage_in_bytes")), kills, refused)
+        return Reading(cpu_us, int(self._get("memory", "memory.max_usage_in_bytes")), kills, refused, self._pids_peak())
+
+    def _pids_peak(self) -> int:
+        return int(self._get("pids", "pids.peak", optional=True) or 0)
 
     def _cpu_us(self) -> int:
         if self._is_v2:
@@ -151,11 +156,15 @@ class Group:
                 pass
 
     def pids(self) -> list[int]:
-        """Processes inside."""
-        try:
-            return [int(line) for line in (self._directories[0] / "cgroup.procs").read_text().split() if line != "0"]
-        except OSError:
-            return []
+        """Processes inside, also those of groups below (containers are one level down)."""
+        found: list[int] = []
+        for directory, _, _ in os.walk(self._directories[0]):
+            try:
+                text = Path(directory, "cgroup.procs").read_text()
+            except OSError:
+                continue
+            found += [int(line) for line in text.split() if line != "0"]
+        return found
 
     def remove(self) -> bool:
         """Remove the directories; False while something in there is still alive."""
