@@ -110,13 +110,19 @@ def _none(work: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[int]]
 async def _keep(
     work: Callable[[], Awaitable[int]], interval_s: float, postgres: Dependency, stop: asyncio.Event
 ) -> None:
-    """Work again and again: at once while there is more, else every `interval_s`."""
+    """Work again and again: at once while there is more, else every `interval_s`.
+
+    A failure nobody foresaw is logged and tried again like any other: ingest in the same process goes on.
+    """
     while not stop.is_set():
         try:
             more = await work()
             postgres.up()
-        except* AWAY_ERRORS as failed:
-            postgres.down(brief(failed.exceptions[0]))
+        except AWAY_ERRORS as error:
+            postgres.down(brief(error))
+            more = -1
+        except Exception:
+            log.exception("billing failed at one thing, and tries again")
             more = -1
         if more < 0:
             await postgres.pause(stop)

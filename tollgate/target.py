@@ -44,19 +44,33 @@ def database_url(args: argparse.Namespace) -> str:
     settings = load_settings(args).settings
     if settings.postgres_url is not None:
         return settings.postgres_url.get_secret_value()
-    file = args.state_dir / "dev.json"
-    try:
-        url = json.loads(file.read_text(encoding="utf-8")).get("postgres")
-    except FileNotFoundError:
-        url = None
-    except (OSError, ValueError, AttributeError):
-        raise UserError(f"cannot read {file}") from None
-    if not isinstance(url, str):
+    url = _of_dev(args, "postgres")
+    if url is None:
         raise UserError(
             f"no database: set TOLLGATE_POSTGRES_URL (or postgres_url in tollgate.toml), or start `tollgate dev`"
-            f" (no {file} here)"
+            f" (no {args.state_dir / 'dev.json'} here)"
         )
     return url
+
+
+def redis_url(args: argparse.Namespace) -> str | None:
+    """The URL of the Redis that goes with it; None where there is none. Raises UserError."""
+    settings = load_settings(args).settings
+    if settings.redis_url is not None:
+        return settings.redis_url.get_secret_value()
+    return None if settings.postgres_url is not None else _of_dev(args, "redis")
+
+
+def _of_dev(args: argparse.Namespace, name: str) -> str | None:
+    """A server's URL of a running `tollgate dev`."""
+    file = args.state_dir / "dev.json"
+    try:
+        url = json.loads(file.read_text(encoding="utf-8")).get(name)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, AttributeError):
+        raise UserError(f"cannot read {file}") from None
+    return url if isinstance(url, str) else None
 
 
 def vault_of(args: argparse.Namespace) -> Vault | None:

@@ -51,12 +51,12 @@ WHERE project_id = $1 AND mode = $2 AND customer_id = $3 AND meter = $4 AND star
 ORDER BY id;
 
 -- name: levels
+-- Each from its own partial index.
 SELECT
-    count(*) FILTER (WHERE state = 'due') AS due,
-    count(*) FILTER (WHERE state = 'dead') AS dead,
-    min(starts_at) FILTER (WHERE state = 'due') AS oldest,
-    (SELECT count(*) FROM billing_slots WHERE counted <> sealed) AS pending
-FROM billing_entries WHERE state IN ('due', 'dead');
+    (SELECT count(*) FROM billing_entries WHERE state = 'due') AS due,
+    (SELECT count(*) FROM billing_entries WHERE state = 'dead') AS dead,
+    (SELECT min(starts_at) FROM billing_entries WHERE state = 'due') AS oldest,
+    (SELECT count(*) FROM billing_slots WHERE counted <> sealed) AS pending;
 
 -- name: accounts
 SELECT DISTINCT mode, account FROM stripe_accounts WHERE mode = ANY($1);

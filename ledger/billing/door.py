@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import aiohttp
@@ -30,6 +32,8 @@ from ledger.metrics import BillingMetrics
 CALL_S: Final = 20.0
 """Longest wait for an answer of Stripe's."""
 
+_THROTTLED_S: Final = (0.5, 1.0, 2.0, 4.0)
+"""Pauses before a question is asked again that met too many requests."""
 _DUPLICATE: Final = "already exists with identifier"
 
 log = logging.getLogger(__name__)
@@ -106,6 +110,7 @@ class Door:
     ) -> None:
         """`keys`: mode → the platform's secret key. `base_url`: another Stripe than the real one, for tests."""
         stripe.enable_telemetry = False  # it would write to the home folder
+        logging.getLogger("stripe").setLevel(logging.WARNING)  # it tells of every call
         self._session: aiohttp.ClientSession | None = None
         self._keys = dict(keys)
         self._base = base_url
@@ -186,7 +191,7 @@ class Door:
         service = self._client(mode).v1.billing.meters.event_summaries
         found: dict[int, int] = {}
         while True:
-            page = await self._ask("summaries", service.list_async(meter, params.copy(), _of(account)))
+            page = await self._ask("summaries", partial(service.list_async, meter, params.copy(), _of(account)))
             for summary in page.data:
                 found[summary.start_time] = found.get(summary.start_time, 0) + int(summary.aggregated_value)
             if not page.has_more or not page.data:
@@ -199,13 +204,14 @@ class Door:
         types = ["v1.billing.meter.error_report_triggered", "v1.billing.meter.no_meter_found"]
         query = "&".join(f"types[{n}]={name}" for n, name in enumerate(types))
         page = await self._ask(
-            "reports", client.raw_request_async("get", f"/v2/core/events?{query}&limit=100", **_of(account))
+            "reports",
+            lambda: client.raw_request_async("get", f"/v2/core/events?{query}&limit=100", **_of(account)),
         )
         found = []
         for event in page.data["data"]:
             if not known(event["id"]):
                 path = f"/v2/core/events/{event['id']}"
-                answer = await self._ask("reports", client.raw_request_async("get", path, **_of(account)))
+                answer = await self._ask("reports", partial(client.raw_request_async, "get", path, **_of(account)))
                 found.append(report_of(answer.data))
         return found
 
@@ -216,8 +222,9 @@ class Door:
             service = self._client(mode).v1.billing.meters
             params: Any = {"limit": 100}
             while True:
-                page = await self._ask("meters", service.list_async(params.copy(), _of(account)))
-                self._meters |= {(mode, account, meter.event_name): meter.id for meter in page.data}
+                page = await self._ask("meters", partial(service.list_async, params.copy(), _of(account)))
+                for meter in page.data:  # newest first: an archived one of the same name does not stand before it
+                    self._meters.setdefault((mode, account, meter.event_name), meter.id)
                 if name in self._meters or not page.has_more:
                     break
                 params["starting_after"] = page.data[-1].id
@@ -225,16 +232,22 @@ class Door:
             raise StripeUnavailable(f"Stripe has no meter with event name {event_name!r}")
         return self._meters[name]
 
-    async def _ask(self, what: str, call: Coroutine[Any, Any, T]) -> T:
-        try:
-            async with asyncio.timeout(self._timeout_s + 5):
-                answer = await call
-        except (stripe.StripeError, aiohttp.ClientError, OSError, ValueError) as error:
-            outcome = verdict_of(error)
-            self._metrics.calls.labels(what, outcome.verdict).inc()
-            raise StripeUnavailable(f"{what}: {outcome.verdict}, {outcome.reason}") from error
-        self._metrics.calls.labels(what, Verdict.ACCEPTED).inc()
-        return answer
+    async def _ask(self, what: str, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The answer to a question; asked again after a pause where there were too many requests."""
+        for pause_s in (*_THROTTLED_S, None):
+            try:
+                async with asyncio.timeout(self._timeout_s + 5):
+                    answer = await call()
+            except (stripe.StripeError, aiohttp.ClientError, OSError, ValueError) as error:
+                outcome = verdict_of(error)
+                self._metrics.calls.labels(what, outcome.verdict).inc()
+                if outcome.verdict is not Verdict.THROTTLED or pause_s is None:
+                    raise StripeUnavailable(f"{what}: {outcome.verdict}, {outcome.reason}") from error
+                await asyncio.sleep(pause_s * random.uniform(0.5, 1))  # noqa: S311 - spreads load, guards nothing
+            else:
+                self._metrics.calls.labels(what, Verdict.ACCEPTED).inc()
+                return answer
+        raise AssertionError("the last pause is none")
 
 
 def report_of(event: Mapping[str, Any]) -> Report:

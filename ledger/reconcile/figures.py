@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
@@ -184,7 +184,10 @@ async def ask_stripe(
     Hours with an entry in doubt are left to the delivery, which asks the same question.
     """
     start = max(report.start, oldest.replace(minute=0, second=0, microsecond=0))
-    end = report.end
+    this_hour = now.replace(minute=0, second=0, microsecond=0)
+    end = min(report.end, this_hour + timedelta(hours=1))
+    if start >= end:
+        return
     rows = await connection.fetch(_SQL["told"], start, end, report.project_id, door.modes)
     for row in rows:
         name = (row["project_id"], row["mode"], row["customer_id"], row["meter"])

@@ -128,3 +128,11 @@ def test_the_example_file_holds_only_settings_and_their_defaults(file: Path) -> 
     loaded = load(file, {}, {})
     assert loaded.settings == Settings()
     assert not loaded.is_default("gateway.workers")
+
+
+def test_a_process_that_gets_secrets_masked_can_read_its_settings() -> None:
+    """The gateway's workers: what they need not know is not in what they are sent."""
+    settings = load(None, {"TOLLGATE_STRIPE_LIVE_KEY": "sk_live_1"}, {}).settings
+    masked = settings.model_dump(mode="json")
+    assert "sk_live_1" not in str(masked)
+    assert type(settings).model_validate(masked).stripe.live_key is not None

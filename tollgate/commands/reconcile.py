@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from tollgate.commands import UserError, load_settings
-from tollgate.target import add_target_options, on_database
+from tollgate.target import add_target_options, on_database, redis_url
 
 if TYPE_CHECKING:
     import asyncpg
@@ -66,8 +66,8 @@ async def _reconcile(connection: asyncpg.Connection, args: argparse.Namespace, s
             raise UserError(f"no project is called {args.project!r}")
     async with AsyncExitStack() as closing:
         redis = door = None
-        if settings.redis_url is not None:
-            redis = connect_redis(settings.redis_url.get_secret_value())
+        if (url := redis_url(args)) is not None:
+            redis = connect_redis(url)
             closing.push_async_callback(redis.aclose)
         if settings.stripe.keys:
             from ledger.billing.door import Door

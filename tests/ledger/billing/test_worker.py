@@ -8,10 +8,12 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import orjson
+import pytest
 from redis.asyncio import Redis
 
 from ledger.billing.billed import bill_meter, connect_stripe, link_customer
 from ledger.billing.proof import flaws
+from ledger.dependency import Dependency
 from ledger.ids import uuid7
 from ledger.names import STREAM_FIELD, usage_stream
 from ledger.stream import connect
@@ -21,6 +23,7 @@ from stripefake.world import PLATFORM
 from tests.ledger.billing.test_seal import EVER
 from tests.ledger.facts import PROJECT, fact
 from tests.ledger.test_worker import running
+from tollgate.billing import _keep
 
 DEADLINE_S = 20.0
 
@@ -86,3 +89,27 @@ async def test_killed_in_the_middle_of_a_call_it_is_billed_once(
 
         assert units(fake.world, half) == {"api": {f"cus_S{number}": 20 for number in range(5)}}
         assert await flaws(pg, *EVER) == []
+
+
+async def test_a_failure_nobody_foresaw_does_not_end_the_worker(caplog: pytest.LogCaptureFixture) -> None:
+    """Ingest is in the same process."""
+    stop, tries = asyncio.Event(), 0
+
+    async def work() -> int:
+        nonlocal tries
+        tries += 1
+        match tries:
+            case 1:
+                raise KeyError("surprise")
+            case 2:
+                raise ValueError("another")
+            case 3:
+                raise ConnectionResetError("away")
+        stop.set()
+        return 0
+
+    await _keep(work, 0.01, Dependency("postgres"), stop)
+
+    assert tries == 4
+    assert caplog.text.count("billing failed at one thing") == 2
+    assert "postgres is down: ConnectionResetError: away" in caplog.text

@@ -166,6 +166,21 @@ async def test_a_repair_that_is_repeated_changes_nothing(billed: World) -> None:
     assert await billed.pg.fetch("SELECT * FROM billing_slots ORDER BY customer_id, starts_at") == books
 
 
+async def test_too_many_requests_are_waited_for(billed: World) -> None:
+    billed.fake.world.faults.add({"kind": "429", "path": "/v1/billing/meters", "times": 2})
+    report = await run(billed)
+    assert not any(reason.startswith("stripe") for reason in report.left_out)
+
+
+async def test_an_archived_meter_of_the_same_name_is_not_asked(billed: World) -> None:
+    client = billed.door._client("live")
+    await client.v1.billing.meters.deactivate_async(billed.meter)
+    await client.v1.billing.meters.create_async(
+        {"display_name": "API", "event_name": "api", "default_aggregation": {"formula": "sum"}}
+    )
+    assert (await billed.door._meter("live", None, "api")) != billed.meter
+
+
 async def test_stripe_away_is_said(billed: World) -> None:
     billed.fake.world.faults.add({"kind": "500", "times": None})
     report = await run(billed)
