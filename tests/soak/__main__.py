@@ -127,6 +127,7 @@ async def soak(seconds: float, connections: int, workers: int) -> dict[str, Any]
             "requests": answers,
             "requests_per_s": round(answers / took),
             "statuses": {str(status): count for status, count in sorted(clients.statuses.items())},
+            "refusals": dict(clients.refusals),
             "failures": dict(clients.failures),
             "reconnected_when_told": clients.reconnected,
             "changes": watch.changes,
@@ -159,7 +160,7 @@ def faults(found: dict[str, Any]) -> list[str]:
     """What the figures say is wrong; empty is good."""
     wrong = []
     if set(found["statuses"]) - {"200"} or found["failures"]:
-        wrong.append(f"answers other than 200: {found['statuses']}, {found['failures']}")
+        wrong.append(f"answers other than 200: {found['refusals']}, {found['failures']}")
     counts = {name: found[name] for name in ("requests", "served_by_upstream", "events", "quantity", "hourly")}
     if len(set(counts.values())) != 1:
         wrong.append(f"the counts differ: {counts}")

@@ -33,7 +33,10 @@ class Upstream(asyncio.Protocol):
 
 
 class Clients:
-    """So many clients in a loop until `stop`. `statuses` counts answers, `failures` what went wrong, in words."""
+    """So many clients in a loop until `stop`.
+
+    `statuses` counts answers, `refusals` those other than 200 by problem code, `failures` what went wrong, in words.
+    """
 
     def __init__(self, host: str, port: int, path: str, keys: list[str]) -> None:
         self.host, self.port = host, port
@@ -42,6 +45,7 @@ class Clients:
         ]
         self.statuses: Counter[int] = Counter()
         self.failures: Counter[str] = Counter()
+        self.refusals: Counter[str] = Counter()
         self.reconnected = 0
         self.is_stopping = False
         self._clients: list[asyncio.Task[None]] = []
@@ -109,7 +113,11 @@ class _Client(asyncio.Protocol):
             return
         self._buffer = b""
         self._is_last = b"\r\nConnection: close" in head
-        self._all.statuses[int(head[9:12])] += 1
+        status = int(head[9:12])
+        self._all.statuses[status] += 1
+        if status != 200:
+            code = buffer.partition(b'"code":"')[2].partition(b'"')[0].decode("latin-1")
+            self._all.refusals[f"{status} {code}"] += 1
         self._ask()
 
     def connection_lost(self, exc: Exception | None) -> None:
