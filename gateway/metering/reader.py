@@ -67,9 +67,7 @@ class JsonBody:
             if not self._skimmer.is_whole:
                 self._findings.forget()
             return
-        text = b"".join(self._kept)
-        if self._wanted.may_hold(text):
-            _see(self._findings, text)
+        _see(self._findings, b"".join(self._kept))
 
 
 class EventStreamBody:
