@@ -87,7 +87,7 @@ async def _ready(gw: Gateway, ex: Exchange) -> None:
         "routes": "ok" if snapshot.is_loaded else "not loaded yet",
         "postgres": "ok" if snapshot.is_connected else "unavailable",
         "redis": "ok" if redis.available else "unavailable",
-        "counters": "ok" if gw.limiter.knows_counters else "being rebuilt",
+        "counters": "ok" if gw.limiter.knows_counters else "unknown",
         "backlog": "full" if gw.limiter.is_full else "ok",
         "spool": _spool_state(gw),
         "draining": "yes" if gw.is_draining else "no",

@@ -128,9 +128,10 @@ class Worker:
         door = build_door(self._settings, name)
         gateway = door.gateway
         redis, snapshot, limiter, pools = gateway.limiter.redis, gateway.snapshot, gateway.limiter, gateway.pools
+        reporter = Reporter(limiter, name, gateway.shards, door.in_flight)
         redis.start()
         snapshot.start()
-        await self._until_ready(door)
+        await self._until_ready(door, reporter)
         certificate = certificate_of(gateway_settings)
         server = await loop.create_server(
             lambda: ClientConnection(door),
@@ -139,7 +140,7 @@ class Worker:
             ssl=certificate.context if certificate else None,
             ssl_handshake_timeout=gateway_settings.head_timeout_ms / 1000 if certificate else None,
         )
-        beat = asyncio.create_task(self._beat(door, redis, name, certificate), name="gateway-beat")
+        beat = asyncio.create_task(self._beat(door, reporter, name, certificate), name="gateway-beat")
         beat.add_done_callback(self._beat_ended)
         # What is loaded by now stays: the collector need not walk it again, nor run every 700 allocations. Requests make
         # no cycles, so nothing waits for it.
@@ -183,24 +184,27 @@ class Worker:
         self._is_followed = True
         self._stopping.set()
 
-    async def _until_ready(self, door: Door) -> None:
+    async def _until_ready(self, door: Door, reporter: Reporter) -> None:
         """Wait until there is something to serve with: a worker that listens takes its share of the connections.
 
         Not for ever: without Redis or Postgres it says so to clients, and goes on trying.
         """
-        redis, snapshot = door.gateway.limiter.redis, door.gateway.snapshot
+        limiter, snapshot = door.gateway.limiter, door.gateway.snapshot
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _READY_WITHIN_S
-        while not ((redis.available and snapshot.is_connected) or self._stopping.is_set()) and loop.time() < deadline:
+        while not ((limiter.knows_counters and snapshot.is_connected) or self._stopping.is_set()):
+            if loop.time() > deadline:
+                return
+            reporter.look()
             await asyncio.sleep(0.01)
 
-    async def _beat(self, door: Door, redis: RedisPipe, name: str, certificate: Certificate | None) -> None:
+    async def _beat(self, door: Door, reporter: Reporter, name: str, certificate: Certificate | None) -> None:
         """What happens on the clock: deadlines, idle connections, backlog, sign of life, figures for the parent."""
         gateway = door.gateway
+        redis = gateway.limiter.redis
         alive = encode(sign_of_life(name))
         backlog = _Backlog(gateway.limiter, self._settings.stream_max_entries, gateway.shards)
         census = Census(gateway.limiter, name)
-        reporter = Reporter(gateway.limiter, name, gateway.shards, door.in_flight)
         beats = 0
         while True:
             await asyncio.sleep(TICK)
@@ -211,7 +215,7 @@ class Worker:
                 now = gateway.clock.now - TICK  # deadlines were set by a clock up to a tick old: never fire early
                 for connection in tuple(door.connections):
                     connection.sweep(now)
-            if beats % (10 if gateway.limiter.knows_counters else 1) == 0 or beats == 1:
+            if beats % (10 if gateway.limiter.knows_counters else 1) == 0:
                 reporter.look()
             if beats % 10 == 0:
                 gateway.pools.sweep()

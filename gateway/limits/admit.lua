@@ -20,11 +20,6 @@ local now = tonumber(stamp)
 local reply = {0, now}
 local marker = KEYS[2 + windows + quotas]
 
-if redis.call('EXISTS', KEYS[#KEYS]) == 0 then
-    reply[1] = -2
-    return reply
-end
-
 if idem and redis.call('EXISTS', marker) == 1 then
     reply[1] = -1
     for i = 1, windows do
@@ -37,7 +32,7 @@ if idem and redis.call('EXISTS', marker) == 1 then
     return reply
 end
 
-local verdict = 0
+local verdict, is_fresh = 0, false
 for i = 1, windows do
     local key = KEYS[1 + i]
     local limit, length = tonumber(ARGV[4 + 2 * i]), tonumber(ARGV[5 + 2 * i])
@@ -56,6 +51,7 @@ for i = 1, windows do
         trimmed = true
     end
     local count = redis.call('RPUSH', key, stamp)
+    if count == 1 then is_fresh = true end
     if count == 1 or trimmed then redis.call('PEXPIRE', key, 2 * length) end
     reply[1 + 2 * i] = count
     reply[2 + 2 * i] = oldest
@@ -68,9 +64,23 @@ for i = 1, quotas do
     local limit = tonumber(ARGV[base + 3 * i - 2])
     local used = redis.call('INCRBY', key, quantity)
     -- kept a week past the period's end, for late settlements and for reconciliation
-    if used == tonumber(quantity) then redis.call('EXPIREAT', key, ARGV[base + 3 * i] + 604800) end
+    if used == tonumber(quantity) then
+        is_fresh = true
+        redis.call('EXPIREAT', key, ARGV[base + 3 * i] + 604800)
+    end
     reply[2 + 2 * windows + i] = used
     if limit >= 0 and used > limit and verdict == 0 then verdict = windows + i end
+end
+
+-- Lost counters are made anew by the first who looks for them: only then has the shard to be asked whether it is whole.
+if is_fresh and redis.call('EXISTS', KEYS[#KEYS]) == 0 then
+    reply[1] = -2
+    for i = 1, windows do redis.call('RPOP', KEYS[1 + i]) end
+    for i = 1, quotas do
+        local key = KEYS[1 + windows + i]
+        if redis.call('DECRBY', key, ARGV[base + 3 * i - 1]) == 0 then redis.call('DEL', key) end
+    end
+    return reply
 end
 
 if verdict ~= 0 then

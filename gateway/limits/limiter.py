@@ -112,7 +112,7 @@ class Limiter:
         self._tail_size = 0
         self._told: Callable[[], None] | None = None
         self.knows_counters = True
-        """False while the counters in Redis are being rebuilt."""
+        """False while the counters in Redis may be wrong: being rebuilt, or not asked about on this connection yet."""
         self.admitted_alone = 0
         self.refused_full = 0
         """Requests refused because what they use could not be recorded."""
@@ -145,7 +145,7 @@ class Limiter:
         Neither is it asked before it was told of all that was admitted without it: its counters would say too little.
         """
         redis = self.redis
-        if not redis.available or self._is_behind:
+        if not redis.available or self._is_behind or not self.knows_counters:
             return False
         ex.plan = plan
         ex.limiter = self

@@ -43,6 +43,8 @@ class Reporter:
         epochs = [names.epoch(shard) for shard in range(shards)]
         self._epochs = encode(("MGET", names.HEAL, *epochs))
         self._token = b""
+        limiter.redis.on_lost = self._lost
+        limiter.knows_counters = False
         self._seen: frozenset[bytes] | None = None
 
     def look(self) -> None:
@@ -70,6 +72,10 @@ class Reporter:
 
     def on_timeout(self) -> None:
         pass
+
+    def _lost(self) -> None:
+        """The next connection may find another Redis, whose counters are there and too low: ask before believing them."""
+        self._limiter.knows_counters = False
 
     def _hold_again(self) -> None:
         held = 0

@@ -149,6 +149,8 @@ class RedisPipe(asyncio.Protocol):
         self._probing: asyncio.TimerHandle | None = None
         self._probe_delay = 0.0
         self.available = False
+        self.on_lost: Callable[[], None] | None = None
+        """Called when a connection has ended: the next one may be to another Redis."""
         self.errors = 0
         self._ticker = self._loop.call_later(0.02, self._tick)
 
@@ -207,6 +209,8 @@ class RedisPipe(asyncio.Protocol):
         self._transport = None
         self._has_tripped = False
         self._stop_probing()
+        if self.on_lost is not None:
+            self.on_lost()
         self._out.clear()
         self._sent.clear()
         waiters, self._waiters = self._waiters, deque()

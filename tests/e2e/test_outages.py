@@ -17,11 +17,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+import redis
 
 from ledger.keys import KeyKind, Mode, generate
 from tests.e2e import raw
 from tests.e2e.conftest import Origins
 from tests.e2e.stack import Stack, environment
+from tests.support.servers import trust
 from tests.support.upstreams.child import REPOSITORY
 from tollgate.dev.embedded import start_postgres, start_redis
 from tollgate.dev.server import free_port
@@ -159,6 +161,8 @@ def test_a_gateway_started_before_its_stores_waits_for_them(tmp_path: Path, orig
         assert raw.get(f"{base}/anything", unknown).status == 503
         postgres = start_postgres(folders[0], port=postgres_port)
         store = start_redis(folders[1], port=redis_port)
+        with redis.Redis.from_url(store.url) as client:
+            trust(client)  # as a worker would, which does not run here
         _wait_for(200, lambda: raw.get(f"{base}/ready"))
         assert raw.get(f"{base}/anything", unknown).status in (401, 404)
     finally:
@@ -192,7 +196,7 @@ def _wait_until_listening(base: str, gateway: subprocess.Popen[bytes]) -> None:
         try:
             raw.get(f"{base}/health")
             return
-        except (ConnectionRefusedError, raw.Broken):
+        except (ConnectionRefusedError, TimeoutError, raw.Broken):  # no process to accept it yet
             assert gateway.poll() is None, "the gateway ended"
             assert time.monotonic() < give_up
             time.sleep(0.02)

@@ -316,3 +316,20 @@ async def test_a_websocket_in_parts_keeps_its_limit_through_it_all(scene: MakeSc
     [used] = [value for key, value in (await it.counters()).items() if ":messages_in:" in key]
     assert used == 12
     assert await it.books.reservations() == []
+
+
+async def test_on_a_new_connection_nothing_is_believed_before_it_was_asked(
+    scene: MakeScene, redis_client: redis.asyncio.Redis
+) -> None:
+    it = await scene(quotas={"requests": 10})
+    assert await it.statuses(1) == [200]
+    limiter = it.inside.gateway.limiter
+    it.inside.is_reporter_asleep = True
+    await redis_client.client_kill_filter(_type="normal", skipme=True)
+    await until(lambda: not limiter.redis.available)
+    await until(lambda: limiter.redis.available)
+    assert not limiter.knows_counters
+    assert await it.statuses(1) == [503]
+    it.inside.reporter.look()
+    await until(lambda: limiter.knows_counters)
+    assert await it.statuses(1) == [200]

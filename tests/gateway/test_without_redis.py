@@ -31,7 +31,7 @@ class Cut:
 
     async def back(self) -> None:
         self.relay.is_away = False
-        await until(lambda: self.inside.gateway.limiter.redis.available)
+        await self.inside.ready()
         await self.inside.settled()
 
 
@@ -64,7 +64,8 @@ async def test_open_admits_everything_and_counts_it_when_redis_is_back(
         await it.back()
         assert await books.quotas() == {"requests": 10}
         assert await it.statuses(1) == [429]
-        assert len(await books.events()) == 10
+        ids = [event["id"] for event in await books.events()]
+        assert len(set(ids)) == 10  # one whose settlement was on its way when the connection broke may be there twice
         assert await books.reservations() == []
 
 

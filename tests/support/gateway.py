@@ -71,6 +71,7 @@ class InProcessGateway:
             gateway=GatewaySettings(**(spool | gateway_settings)),
         )
         self.door: Door
+        self.is_reporter_asleep = False
 
     async def __aenter__(self) -> InProcessGateway:
         self.door = build_door(self._settings, "gateway-under-test")
@@ -81,7 +82,7 @@ class InProcessGateway:
         self._server = await loop.create_server(lambda: ClientConnection(self.door), "127.0.0.1", 0)
         self.address: tuple[str, int] = self._server.sockets[0].getsockname()
         self._census = Census(self.gateway.limiter, "gateway-under-test")
-        self._reporter = Reporter(self.gateway.limiter, "gateway-under-test", SHARDS, self.door.in_flight)
+        self.reporter = Reporter(self.gateway.limiter, "gateway-under-test", SHARDS, self.door.in_flight)
         self._beat = asyncio.create_task(self._tick(), name="beat")
         return self
 
@@ -108,7 +109,8 @@ class InProcessGateway:
             beats += 1
             if self.gateway.limiter.redis.available and beats % 10 == 1:
                 self._census.take(self.gateway.limiter.redis)
-                self._reporter.look()
+                if not self.is_reporter_asleep:
+                    self.reporter.look()
             self.gateway.clock.tick()
             for connection in tuple(self.door.connections):
                 connection.sweep(self.gateway.clock.now)
@@ -116,9 +118,9 @@ class InProcessGateway:
             self.gateway.pools.check(self.gateway.snapshot.table.by_id)
 
     async def ready(self) -> None:
-        """Wait until it has Redis and the snapshot."""
-        gateway = self.gateway
-        await until(lambda: gateway.limiter.redis.available and gateway.snapshot.is_connected)
+        """Wait until it has Redis, believes its counters, and has the snapshot."""
+        limiter, snapshot = self.gateway.limiter, self.gateway.snapshot
+        await until(lambda: limiter.redis.available and limiter.knows_counters and snapshot.is_connected)
 
     async def caught_up(self, pg: asyncpg.Connection) -> None:
         """Wait until it has seen everything that is committed."""

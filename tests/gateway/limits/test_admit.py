@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from gateway.limits.decide import UNKNOWN
 from ledger.names import idempotency
-from tests.gateway.limits.scripts import MINUTE, PERIOD_END, RESERVATIONS, Ask, ClockedScripts, Scripts
+from tests.gateway.limits.scripts import EPOCH, MINUTE, PERIOD_END, RESERVATIONS, Ask, ClockedScripts, Scripts
 
 examples = settings(
     max_examples=60,
@@ -187,3 +188,38 @@ def test_a_count_that_is_refused_may_be_tried_again(scripts: Scripts) -> None:
     marker = idempotency(0, "digest")
     assert scripts.admit(Ask(quotas=[("q", 3, 4)], marker=marker))[0] == 1
     assert scripts.admit(Ask(quotas=[("q", 4, 4)], marker=marker))[0] == 0
+
+
+# -- counters that were lost
+
+
+def test_who_finds_nothing_in_a_shard_that_is_not_whole_is_neither_admitted_nor_refused(scripts: Scripts) -> None:
+    asks = (
+        Ask(windows=[("w", 5, MINUTE)]),
+        Ask(quotas=[("q", 5, 2)]),
+        Ask(quotas=[("q", -1, 1)]),
+        Ask(windows=[("w", 5, MINUTE), ("v", 1, MINUTE)], quotas=[("q", 1, 2), ("p", -1, 1)], marker="m"),
+    )
+    scripts.redis.delete(EPOCH)
+    for ask in asks:
+        assert scripts.admit(ask)[0] == UNKNOWN
+        assert scripts.everything() == {}
+    scripts.redis.set(EPOCH, "whole")
+    assert [scripts.admit(ask)[0] for ask in asks[:3]] == [0, 0, 0]
+
+
+def test_one_lost_counter_among_others_is_enough(scripts: Scripts) -> None:
+    both = Ask(windows=[("w", 5, MINUTE)], quotas=[("q", 5, 2)])
+    scripts.admit(both)
+    scripts.redis.delete(EPOCH, "q")
+    before = scripts.everything()
+    assert scripts.admit(both)[0] == UNKNOWN
+    assert scripts.everything() == before
+
+
+def test_counters_that_are_there_need_no_epoch(scripts: Scripts) -> None:
+    """Who connects to another Redis than before does not ask at all until it is whole: gateway.limits.report."""
+    both = Ask(windows=[("w", 5, MINUTE)], quotas=[("q", 50, 2)])
+    scripts.admit(both)
+    scripts.redis.delete(EPOCH)
+    assert scripts.admit(both)[0] == 0
