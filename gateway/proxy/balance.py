@@ -7,7 +7,6 @@ the upstream is declared to be tried all the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from math import gcd
 from typing import TYPE_CHECKING
 
@@ -58,32 +57,41 @@ class CarefulBalancer(Balancer):
 
     def next(self, but: Pool | None = None) -> Pool:
         """The pool to use, `but` only if there is no other. Raises UpstreamBroken."""
+        first = self._least_busy(but) if self._by_load else Balancer.next(self, but)
+        if first is not None and first is not but and (first.health is None or first.health.is_up):
+            return first
+        return self._among(first, but)
+
+    def _least_busy(self, but: Pool | None) -> Pool | None:
+        """Of those that may be asked, the one with the fewest requests under way for its weight; equal ones take turns."""
+        members = self._members
+        self._turn = turn = (self._turn + 1) % len(members)
+        best, least, now = None, 0.0, self._clock.now
+        for pool, weight in members[turn:] + members[:turn]:
+            if pool is not but and (pool.health is None or pool.health.may_be_tried(now)):
+                load = (pool.outstanding + 1) / weight
+                if best is None or load < least:
+                    best, least = pool, load
+        return best
+
+    def _among(self, first: Pool | None, but: Pool | None) -> Pool:
+        """The pool to use where the one whose turn it is may not be well."""
         now = self._clock.now
-        first = None if self._by_load else super().next(but)
         if first is not None and first is not but and _admits(first, now):
             return first
-        for pool in self._others():
+        start = self._turn % len(self._members)
+        for pool, _ in self._members[start:] + self._members[:start]:
             if pool is not but and pool is not first and _admits(pool, now):
                 return pool
         if but is not None and _admits(but, now):
             return but
         if not self._refuses:
-            return first or super().next(but)
+            return first or Balancer.next(self, but)
         self._tally.refusals += 1
         waits = [pool.health.wait_s(now) for pool, _ in self._members if pool.health is not None]
         raise UpstreamBroken(
             problems.CIRCUIT_OPEN, "no target is well", was_connected=False, retry_after_s=min(waits, default=1)
         )
-
-    def _others(self) -> Iterable[Pool]:
-        """All pools, from the one to be preferred."""
-        members = self._members
-        start = self._turn = (self._turn + 1) % len(self._order) if self._by_load else self._turn
-        start %= len(members)
-        turned = members[start:] + members[:start]
-        if self._by_load:
-            turned.sort(key=lambda member: (member[0].outstanding + 1) / member[1])
-        return [pool for pool, _ in turned]
 
 
 def _admits(pool: Pool, now: float) -> bool:

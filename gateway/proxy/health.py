@@ -74,6 +74,14 @@ class Health:
     def state(self) -> State:
         return State.DOWN if self.is_down else State.EJECTED if self.shut_until else State.UP
 
+    @property
+    def is_up(self) -> bool:
+        return not self.is_down and not self.shut_until
+
+    def may_be_tried(self, now: float) -> bool:
+        """True if it is up, or its time is over."""
+        return not self.is_down and now >= self.shut_until
+
     def admits(self, now: float) -> bool:
         """True if a request may be sent. Of an ejected target it is the trial: ask only in order to send one."""
         if self.is_down:

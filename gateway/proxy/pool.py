@@ -63,7 +63,7 @@ class Pool:
     @property
     def outstanding(self) -> int:
         """Requests under way, and those that wait for a connection."""
-        return self.open_connections - len(self._idle) + len(self._waiting)
+        return len(self._all) + len(self._opening) - len(self._idle) + len(self._waiting)
 
     def idle(self) -> UpstreamConnection | None:
         """The idle connection used last, or None. No I/O."""

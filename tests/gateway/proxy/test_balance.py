@@ -168,3 +168,14 @@ async def test_so_many_checks_at_once_and_no_more() -> None:
         pools.close()
         await until(lambda: not pools._checks._running)
     del balancers
+
+
+@pytest.mark.parametrize("by_load", [False, True])
+def test_who_was_ejected_is_tried_again_while_others_are_well(by_load: bool) -> None:
+    targets = Set(by_load=by_load)
+    targets.pools[0].fail()
+    assert targets.counts(12)["a"] == 0
+    targets.clock.now += 10
+    assert targets.counts(12)["a"] == 1
+    targets.pools[0].health.answered(200, targets.clock.now)
+    assert targets.counts(12)["a"] == 4
