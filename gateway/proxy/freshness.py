@@ -7,7 +7,6 @@ and of those to requests whose sender was identified (a key, a token, Authorizat
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 _STATUSES: Final = frozenset((200, 203, 301, 308, 404, 410))
 _LONGEST_S: Final = 2**31
-_directive: Final = re.compile(rb'[ \t]*([\w!#$%&\'*+.^`|~-]+)(?:=(?:"([^"]*)"|([^\s,"]*)))?[ \t]*(?:,|$)').finditer
+_MOST_DIGITS: Final = 12
 _VARIES_BY_US: Final = frozenset(
     (b"authorization", b"x-api-key", *(name.encode() for name in header_names.ABOUT_THE_CLIENT | {"x-request-id"}))
 )
@@ -41,10 +40,16 @@ class Lifetime(NamedTuple):
 
 def directives(fields: Fields) -> Directives:
     """Those of Cache-Control, names in lower case; of one that is given twice, the smaller number or the first."""
+    text = b",".join(fields.values(b"cache-control"))
+    if b'"' in text:  # commas inside quotation marks do not separate
+        pieces = text.split(b'"')
+        pieces[1::2] = [piece.replace(b",", b" ") for piece in pieces[1::2]]
+        text = b"".join(pieces)
     found: dict[bytes, bytes] = {}
-    for match in _directive(b",".join(fields.values(b"cache-control"))):
-        name, value = match[1].lower(), match[2] or match[3] or b""
-        if name not in found or (value.isdigit() and found[name].isdigit() and int(value) < int(found[name])):
+    for part in text.split(b","):
+        name, _, value = part.partition(b"=")
+        name, value = name.strip().lower(), value.strip()
+        if name not in found or (value.isdigit() and found[name].isdigit() and _seconds(value) < _seconds(found[name])):
             found[name] = value
     return found
 
@@ -71,7 +76,7 @@ def lifetime(
     if fresh_s is None:
         return None
     apparent = 0.0 if date is None else now - date
-    told = _seconds(fields.index.get(b"age", b"0")) or 0
+    told = _number(fields.index.get(b"age", b"0")) or 0
     return Lifetime(fresh_s, max(0, int(apparent), int(told + delay_s)))
 
 
@@ -90,8 +95,8 @@ def may_be_told(wanted: Directives, lifetime: Lifetime, age_s: int) -> bool:
     """True if a kept answer of this age satisfies a request with these directives."""
     if b"no-cache" in wanted or b"no-store" in wanted:
         return False
-    most = _seconds(wanted.get(b"max-age"))
-    least_left = _seconds(wanted.get(b"min-fresh")) or 0
+    most = _number(wanted.get(b"max-age"))
+    least_left = _number(wanted.get(b"min-fresh")) or 0
     return age_s + least_left < lifetime.fresh_s and (most is None or age_s <= most)
 
 
@@ -110,17 +115,19 @@ def is_unchanged(wanted: Fields, kept: Fields) -> bool:
 def _explicit(said: Directives, fields: Fields, date: float) -> int | None:
     for name in (b"s-maxage", b"max-age"):
         if name in said:
-            return _seconds(said[name]) or 0  # what is no number has expired
+            return _number(said[name]) or 0  # what is no number has expired
     if b"expires" not in fields.index:
         return None
     expires = _moment(fields.index[b"expires"])
     return 0 if expires is None or b"expires" in fields.repeated else max(0, int(expires - date))
 
 
-def _seconds(value: bytes | None) -> int | None:
-    if value is None or not value.isdigit():
-        return None
-    return min(int(value[:12]), _LONGEST_S)
+def _number(value: bytes | None) -> int | None:
+    return _seconds(value) if value is not None and value.isdigit() else None
+
+
+def _seconds(digits: bytes) -> int:
+    return min(int(digits), _LONGEST_S) if len(digits) <= _MOST_DIGITS else _LONGEST_S
 
 
 def _moment(value: bytes | None) -> float | None:
