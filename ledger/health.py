@@ -55,5 +55,5 @@ class RetryBudgetSpec(Spec):
 
     percent: int = Field(default=20, ge=0, le=100)
     """Of the route's requests in the last seconds,"""
-    min_per_second: int = Field(default=10, ge=0, le=1_000_000)
+    min_per_second: int = Field(default=50, ge=0, le=1_000_000)
     """and at least so many, by each gateway process."""

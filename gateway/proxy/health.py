@@ -50,6 +50,7 @@ class Health:
         "_ejections",
         "_failures",
         "_good",
+        "_is_tried",
         "_name",
         "_passive",
         "_tally",
@@ -66,6 +67,7 @@ class Health:
         self._tally = tally
         self._failures = 0
         self._ejections = 0
+        self._is_tried = False
         self._good = self._bad = 0
         self.shut_until = 0.0
         self.is_down = False
@@ -90,6 +92,7 @@ class Health:
             if now < self.shut_until:
                 return False
             self.shut_until = now + _TRIAL_S
+            self._is_tried = True
         return True
 
     def wait_s(self, now: float) -> int:
@@ -105,7 +108,7 @@ class Health:
         if self._is_failure(status):
             self.failed(now)
         elif self.shut_until:
-            self.shut_until, self._failures = 0.0, 0
+            self.shut_until, self._failures, self._is_tried = 0.0, 0, False
             _log.info("target %s is back", self._name)
 
     def completed(self, status: int) -> None:
@@ -118,14 +121,14 @@ class Health:
         passive = self._passive
         if passive is None:
             return
-        is_trial = self.shut_until > 0
-        if is_trial and self.shut_until - now > _TRIAL_S:
+        if self.shut_until and not self._is_tried:
             return  # sent before it was ejected
         self._failures += 1
-        if is_trial or self._failures >= passive.failures:
+        if self._is_tried or self._failures >= passive.failures:
             longer = passive.eject_ms << min(self._ejections, _MOST_DOUBLINGS)
             wait_s = min(longer, passive.max_eject_ms) / 1000
             self._ejections += 1
+            self._is_tried = False
             self._tally.ejections += 1
             self.shut_until = now + wait_s
             _log.warning("target %s gets no requests for %.1f s: %d failures", self._name, wait_s, self._failures)

@@ -80,10 +80,14 @@ def test_a_failed_trial_ejects_it_for_twice_as_long_up_to_a_limit() -> None:
     assert failing(health, at=1000).shut_until == 1010  # from the beginning
 
 
-def test_what_was_sent_before_it_was_ejected_does_not_count_twice() -> None:
-    health = failing(passive())
-    failing(health, times=5, at=101)
-    assert health.shut_until == 110
+@pytest.mark.parametrize("eject_ms", [100, 1_000, 10_000])
+def test_what_was_sent_before_it_was_ejected_does_not_count_twice(eject_ms: int) -> None:
+    health = failing(passive(eject_ms=eject_ms))
+    failing(health, times=5, at=100)
+    assert health.shut_until == 100 + eject_ms / 1000
+    assert health.admits(health.shut_until)
+    failing(health, times=5, at=100 + eject_ms / 1000)
+    assert health.shut_until == 100 + 3 * eject_ms / 1000
 
 
 def test_its_end_is_counted_and_said(caplog: pytest.LogCaptureFixture) -> None:
