@@ -91,6 +91,11 @@ class GatewaySettings(_Section):
     max_known_heads: int = Field(
         default=16_384, ge=1, description="request heads kept in memory by each worker, some KiB each"
     )
+    unknown_keys_per_minute: int = Field(
+        default=120,
+        ge=0,
+        description="look-ups of keys that turn out not to exist, per client address and worker (429 beyond; 0: any)",
+    )
     spool_dir: Path = Field(
         default=Path(".tollgate/spool"), description="folder for usage that Redis cannot take; on a disk that stays"
     )

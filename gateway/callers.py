@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.auth.access import refusal
 from gateway.auth.extract import Absent, Credential, extract
+from gateway.auth.strangers import network_of
 from gateway.bearers import bearer_of, is_token
 from gateway.context import RETRY_SOON, Gateway, Refusal
 from gateway.limits.plan import Plan, make_plan
@@ -40,6 +41,7 @@ _WANTED: Final = {
     AuthMode.KEY_OR_JWT: "Send an API key or a token (JWT): Authorization: Bearer <key or token>.",
 }
 _MAX_EXTERNAL_ID: Final = 200
+_MOST_ADDRESSES: Final = 16_384
 _NAMING_A_USER: Final = (b"x-user-id", b"x-user-plan")
 
 
@@ -230,7 +232,10 @@ async def identify(gw: Gateway, ex: Exchange, route: Route, generation: int) -> 
     else:  # a key that is sent all the same is not for the upstream to see
         carried_by = next((name for name, value, _ in ex.fields.items if is_well_formed(value.split(b" ")[-1])), b"")
     is_websocket = route.spec.websocket and asks_for_websocket(ex.line, ex.fields)
-    plan = _plan(gw, generation, route, mode, principal, customer, tier, now, is_websocket=is_websocket)
+    if route.spec.requests_per_minute_per_ip is None:
+        plan = _plan(gw, generation, route, mode, principal, customer, tier, now, is_websocket=is_websocket)
+    else:
+        plan = _plan_for_address(gw, generation, route, ex, now, is_websocket=is_websocket)
     good_until = float(plan.period_end)
     if expires_at is not None:
         good_until = min(good_until, expires_at)
@@ -296,11 +301,18 @@ async def authenticate(gw: Gateway, ex: Exchange, credential: Credential, route:
     if principal is None:
         if not is_well_formed(credential.text) or gw.snapshot.is_known_unknown(key_hash):
             return Refusal(problems.BAD_CREDENTIAL, _BAD_CHALLENGE)
+        address = ex.client.sender(ex.fields).address
+        wait_s = gw.strangers.wait_s(address, gw.clock.now)
+        if wait_s:
+            return Refusal(
+                problems.TOO_MANY_UNKNOWN_KEYS, b"Retry-After: %d\r\n" % wait_s, Admission.RATE_LIMITED, None, "ip"
+            )
         try:
             principal = await gw.snapshot.principal(key_hash)
         except Unavailable:
             return Refusal(problems.AUTH_UNAVAILABLE, RETRY_SOON, Admission.UNAVAILABLE)
         if principal is None:
+            gw.strangers.failed(address, gw.clock.now)
             return Refusal(problems.BAD_CREDENTIAL, _BAD_CHALLENGE)
     problem = refusal(principal, route, ex.line.method, ex.fields, ex.client.sender(ex.fields).address, ex.at_ms / 1000)
     if problem is None:
@@ -392,6 +404,34 @@ def _plan(
             gateway=gw.name,
         )
         holder.plans[key] = plan
+    return plan
+
+
+def _plan_for_address(
+    gw: Gateway, generation: int, route: Route, ex: Exchange, now: float, *, is_websocket: bool
+) -> Plan:
+    """The plan of anybody at one address on a route without authentication."""
+    address = network_of(ex.client.sender(ex.fields).address)
+    plan: Plan | None = route.plans.get((address, is_websocket))
+    if plan is None or plan.period_end <= now:
+        plan = make_plan(
+            generation=generation,
+            project_id=route.project_id,
+            mode="live",
+            principal=None,
+            customer=None,
+            tier=None,
+            route=route,
+            meters=fixed_meters(route.spec),
+            metering=metering_of(route.spec, {}, is_websocket=is_websocket),
+            now=now,
+            shards=gw.shards,
+            gateway=gw.name,
+            address=address,
+        )
+        if len(route.plans) >= _MOST_ADDRESSES:  # they are made again when needed; what counts is in Redis
+            route.plans.clear()
+        route.plans[address, is_websocket] = plan
     return plan
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from gateway.auth.strangers import Strangers
 from gateway.incidents import Incidents
 from gateway.limits.caps import Caps
 from gateway.metrics import Admission
@@ -44,6 +45,7 @@ class Gateway:
     """The upstream that is told who asks."""
     incidents: Incidents = field(default_factory=Incidents)
     caps: Caps = field(default_factory=Caps)
+    strangers: Strangers = field(default_factory=lambda: Strangers(0))
     caches: Caches = field(default_factory=Caches)
 
 

@@ -28,6 +28,7 @@ import uvloop
 from config.log import setup
 from config.settings import Settings
 from gateway.auth.jwks import Fetcher
+from gateway.auth.strangers import Strangers
 from gateway.auth.tokens import Tokens
 from gateway.clock import TICK, Clock
 from gateway.context import Gateway
@@ -89,6 +90,7 @@ def build_door(settings: Settings, name: str) -> Door:
         Tokens(snapshot, Fetcher()),
         caps=Caps(gateway.max_requests_per_project),
         caches=Caches(gateway.cache_max_bytes),
+        strangers=Strangers(gateway.unknown_keys_per_minute),
     )
     if gateway.admin_url is not None:
         context.admin = admin_route(gateway.admin_url)
@@ -297,6 +299,7 @@ def _snapshot_of(door: Door, redis: RedisPipe) -> dict[str, Any]:
     metrics.counts["tokens_verified_total"] = gateway.tokens.verifications
     metrics.counts["issuer_errors_total"] = gateway.tokens.fetch_failures
     limiter, spool = gateway.limiter, gateway.limiter.spool
+    metrics.counts["unknown_keys_refused_total"] = gateway.strangers.refused
     metrics.counts["spool_refused_total"] = limiter.refused_full
     metrics.counts["spool_lost_total"] = limiter.lost
     metrics.counts["admitted_alone_total"] = limiter.admitted_alone

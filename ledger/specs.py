@@ -329,6 +329,8 @@ class RouteSpec(Spec):
     response_headers: HeaderRules = HeaderRules()
     requests_per_minute: PerMinute | None = None
     """A limit for the whole route, over all customers."""
+    requests_per_minute_per_ip: PerMinute | None = None
+    """A limit for each client address (IPv6: each /64), on a route with `auth: none`."""
     concurrent_requests: AtOnce | None = None
     """Requests of the route under way at once, in each gateway process."""
     meters: Annotated[dict[MeterName, Meter], Field(max_length=32)] = Field(default_factory=one_request)
@@ -358,6 +360,15 @@ class RouteSpec(Spec):
     settle_every_messages: int | None = Field(default=None, ge=1, le=100_000)
     """WebSockets are settled in parts of so many messages. Where a tier limits messages, 100 unless this says otherwise."""
     on_store_failure: StoreFailure = StoreFailure.CLOSED
+
+    @field_validator("requests_per_minute_per_ip")
+    @classmethod
+    def _by_address_only_where_nobody_is_known(cls, limit: int | None, info: ValidationInfo) -> int | None:
+        if limit is not None and info.data.get("auth", AuthMode.NONE) is not AuthMode.NONE:
+            raise ValueError(
+                "requests_per_minute_per_ip is for routes with auth: none; others are limited by key and tier"
+            )
+        return limit
 
     @field_validator("rewrite")
     @classmethod

@@ -4,8 +4,8 @@ A plan holds the limits that apply, the names of their counters, and nearly all 
 answer's headers; a request adds its id and its time. It is good until its quota period ends or a part of it changes
 (`generation`), and is remembered beside the key or customer it belongs to.
 
-Which limits: the key's own requests/minute, the tier's requests/minute (per customer), the route's requests/minute (over
-all customers), and the tier's quota of each meter that the route counts.
+Which limits: an address's requests/minute on a route without authentication, the tier's requests/minute (per customer), the
+key's own, the route's (over all customers), and the tier's quota of each meter that the route counts.
 """
 
 from __future__ import annotations
@@ -172,10 +172,12 @@ def make_plan(
     gateway: str,
     idempotency: str | None = None,
     metering: Reserves | None = None,
+    address: str | None = None,
 ) -> Plan:
     """Work out a plan. `now` is Unix seconds, `gateway` this process's name. `meters` are the quantities one request
     counts, `metering` those that are known afterwards and reserved by estimate.
 
+    `address` is whose requests per minute the route limits by address.
     With `idempotency` (a digest) the plan is for one count only: a second admission of the same digest is answered -1.
     """
     shard = names.shard_of(project_id, customer.id if customer else None, shards)
@@ -190,7 +192,7 @@ def make_plan(
     estimates = {} if metering is None else metering.estimates
     plan.period_start, plan.period_end = int(start.timestamp()), int(end.timestamp())
     plan.reservations, plan.stream = _the_one(names.reservations(shard)), _the_one(names.usage_stream(shard))
-    plan.windows = tuple(_windows(shard, project_id, principal, customer, tier, route, shards))
+    plan.windows = tuple(_windows(shard, project_id, principal, customer, tier, route, shards, address))
     plan.quotas = tuple(
         Quota(
             meter,
@@ -231,8 +233,12 @@ def _windows(
     tier: Tier | None,
     route: Route | None,
     shards: int,
+    address: str | None,
 ) -> list[Window]:
     windows = []
+    if address is not None and route is not None and route.spec.requests_per_minute_per_ip is not None:
+        of_address = names.window(shard, f"{route.id}:{address}")
+        windows.append(Window("ip-minute", route.spec.requests_per_minute_per_ip, of_address))
     if tier is not None and tier.requests_per_minute is not None and customer is not None:
         windows.append(Window("minute", tier.requests_per_minute, names.window(shard, customer.id)))
     if principal is not None and principal.requests_per_minute is not None:

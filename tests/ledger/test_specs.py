@@ -307,3 +307,10 @@ def test_faults_of_one_list_do_not_hide_those_of_another() -> None:
         ("upstreams", 1, "name"),
         ("routes", 1, "name"),
     }
+
+
+def test_a_limit_by_address_is_for_routes_without_authentication() -> None:
+    route = {"name": "r", "path": "/r", "upstream": "u", "requests_per_minute_per_ip": 5}
+    assert RouteSpec.model_validate({**route, "auth": "none"}).requests_per_minute_per_ip == 5
+    with pytest.raises(ValidationError, match="auth: none"):
+        RouteSpec.model_validate(route)

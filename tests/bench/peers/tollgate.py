@@ -73,6 +73,7 @@ class Tollgate(CountingPeer):
             "TOLLGATE_GATEWAY_PORT": str(port),
             "TOLLGATE_GATEWAY_METRICS_PORT": str(free_port()),
             "TOLLGATE_GATEWAY_WORKERS": "1",
+            "TOLLGATE_GATEWAY_UNKNOWN_KEYS_PER_MINUTE": "0",  # the flood of 401s is from one address
             "TOLLGATE_GATEWAY_SPOOL_DIR": str(self._ground.directory / f"spool-{name}"),
             **(further or {}),
         }
