@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections.abc import Iterable
 from typing import Any
 
@@ -382,3 +383,46 @@ async def test_a_client_that_takes_nothing_holds_back_the_upstream(stage: MakeSt
     await client.read_exactly(400 * len(frame(2, 60_000)))
     drop(client)
     assert total(await the_parts(s, books), "messages_out") == 400
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_whatever_happens_the_books_agree_with_the_upstream(
+    stage: MakeStage, books: Books, redis_client: redis.asyncio.Redis, seed: int
+) -> None:
+    """Connections come and go, Redis breaks off or stalls, parts are cut at any moment: not a message too many, or lost."""
+    dice = random.Random(seed)
+    echo = Echo()
+    limit = 120
+    s = await stage(
+        echo, tier={"quotas": {"messages_in": limit}}, route={"settle_every_messages": dice.choice([2, 7, 40])}
+    )
+    pipe = s.inside.gateway.limiter.redis
+    clients = [await dial(s) for _ in range(4)]
+    for _ in range(70):
+        act = dice.choice(["send"] * 6 + ["cut", "cut", "break", "stall", "leave"])
+        open_now = [c.exchange for c in s.inside.door.connections if c.exchange is not None and c.exchange.parts]
+        if act == "send":
+            with contextlib.suppress(ConnectionError):
+                await dice.choice(clients).send(ASKED * dice.randint(1, 9), pause_after=(1, 5))
+        elif act == "cut" and open_now:
+            dice.choice(open_now).parts.cut()
+        elif act == "break" and pipe._transport is not None:
+            pipe._flush()
+            pipe._transport.abort()
+        elif act == "stall":
+            await redis_client.execute_command("CLIENT", "PAUSE", "20", "ALL")
+        elif act == "leave" and len(clients) > 2:
+            drop(clients.pop(dice.randrange(len(clients))))
+            await until(lambda: s.inside.gateway.limiter.is_current)
+            with contextlib.suppress(EOFError, AssertionError):
+                clients.append(await dial(s))
+        await asyncio.sleep(dice.choice([0, 0.001, 0.01]))
+    for client in clients:
+        drop(client)
+    await s.inside.settled()
+    await until(lambda: s.inside.gateway.limiter.is_current)
+    await s.inside.settled()
+    events = {event["id"]: event for event in await books.events()}.values()
+    used = (await books.quotas())["messages_in"]
+    assert echo.messages <= total(events, "messages_in") == used <= limit
+    assert await books.reservations() == []
