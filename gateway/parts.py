@@ -86,7 +86,7 @@ class Parts:
         if self._before is not None:
             return True
         limiter = self._gw.limiter
-        if not limiter.is_current:
+        if self._ex.is_over or not limiter.is_current:
             return False
         ending, number = self._now, self._now.number + 1
         flow = flow_of(self._ex, time.monotonic_ns())

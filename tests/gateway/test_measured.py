@@ -8,12 +8,11 @@ from typing import Any
 import orjson
 import pytest
 
-from ledger.ids import customer_id_for
 from ledger.problems import TYPE_BASE
 from tests.gateway.conftest import MakeStage, Stage
 from tests.gateway.metering.test_codings import CODINGS
 from tests.gateway.wire import Answer, answering, ask, drop, ok, read_answer, read_request, request
-from tests.support.gateway import PROJECT, Books, until
+from tests.support.gateway import Books, until
 from tests.support.raw import Peer
 from tests.support.upstreams.models import COMPLETION, PROMPT, READ, Model, chat_chunks
 
@@ -390,13 +389,6 @@ async def test_usage_is_shown(stage: MakeStage, books: Books) -> None:
     refused = await usage("bytes_out")  # its counter is not kept for this customer
     assert (refused.status, refused.json()["code"]) == (422, "invalid")
     assert "tier" in refused.json()["detail"]
-
-
-async def test_who_is_counted(stage: MakeStage, books: Books) -> None:
-    s = await stage(Model(), route={"meters": {"tokens": TOKENS}})
-    await ask(await s.client(), prompt(s.key))
-    assert (await the_event(s, books))["customer"] == customer_id_for(PROJECT, "live", "ada")
-    await until(lambda: not s.inside.gateway.limiter.unsettled)
 
 
 # -- usage that is asked for
