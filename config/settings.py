@@ -240,6 +240,21 @@ class SandboxSettings(_Section):
     cpus: float = Field(default=1.0, gt=0, le=256, description="CPUs a run may use")
     workspace_mb: int = Field(default=64, ge=1, le=65_536, description="size of a run's /workspace, and of its /tmp")
     uid_base: int = Field(default=230_000, ge=1_000, description="first of the user ids that runs get, as root")
+    python_index: str | None = Field(
+        default=None,
+        description="index that Python packages come from, such as your mirror's /simple; none: no packages",
+    )
+    python_index_hosts: str = Field(
+        default="", description="further hosts that this index sends clients to, commas between"
+    )
+    node_registry: str | None = Field(
+        default=None, description="registry that npm packages come from; none: no packages"
+    )
+    node_registry_hosts: str = Field(default="", description="further hosts that this registry sends clients to")
+    layers_dir: Path | None = Field(
+        default=None, description="where installed packages are kept; default /var/lib/tollgate-sandbox, or ~/.cache"
+    )
+    layers_mb: int = Field(default=4_096, ge=64, description="most that installed packages may take on disk")
     egress_networks: Annotated[str, AfterValidator(_networks)] = Field(
         default="", description="private networks that runs with allowNet may reach all the same, commas between"
     )

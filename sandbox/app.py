@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Final
 
 import uvloop
@@ -31,7 +32,9 @@ from sandbox.backends.docker.backend import DockerBackend, DockerOptions
 from sandbox.backends.jail.backend import JailBackend, JailOptions
 from sandbox.egress.policy import Network
 from sandbox.metrics import SandboxMetrics
-from sandbox.nouns import MIB
+from sandbox.nouns import MIB, Language
+from sandbox.packages.install import Index, Packages
+from sandbox.packages.layers import Layers
 from sandbox.request import Ceilings
 from sandbox.runner import Runner
 from sandbox.scheduler import Bounds, Scheduler
@@ -136,8 +139,11 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         choice = await choose(candidates(ours))
         if choice.backend is not None:
             closing.push_async_callback(choice.backend.close)
+        packages = _packages(ours, choice.backend) if choice.backend is not None else None
         scheduler = Scheduler(bounds)
-        runner = Runner(choice.backend, choice.why_not, scheduler, runs, metrics, _networks(ours.egress_networks))
+        runner = Runner(
+            choice.backend, choice.why_not, scheduler, runs, metrics, packages, _networks(ours.egress_networks)
+        )
         metrics.running.set_function(lambda: scheduler.running)
         metrics.waiting.set_function(lambda: scheduler.waiting)
         metrics.results_dropped.set_function(lambda: runs.dropped)
@@ -155,6 +161,28 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         closing.push_async_callback(runner.close)  # first of all: whoever waits for a run gets its end
         log.info("listening on %s, metrics on %s", url, metrics_url)
         yield Running(url, metrics_url, choice)
+
+
+def _packages(ours: SandboxSettings, backend: Backend) -> Packages | None:
+    """What installs packages, where any index is set. Raises Unusable."""
+    indexes = {}
+    for language, url, hosts in (
+        (Language.PYTHON, ours.python_index, ours.python_index_hosts),
+        (Language.NODE, ours.node_registry, ours.node_registry_hosts),
+    ):
+        if url is not None:
+            indexes[language] = Index(url, tuple(host.strip().lower() for host in hosts.split(",") if host.strip()))
+    if not indexes:
+        return None
+    if ours.layers_dir is not None:
+        directory = ours.layers_dir
+    else:
+        directory = Path("/var/lib/tollgate-sandbox") if os.geteuid() == 0 else Path.home() / ".cache/tollgate-sandbox"
+    try:
+        layers = Layers(directory / "layers", ours.layers_mb * MIB)
+    except OSError as error:
+        raise Unusable(f"sandbox.layers_dir: {directory} cannot be used: {error.strerror}") from None
+    return Packages(backend, layers, indexes, _networks(ours.egress_networks))
 
 
 def _networks(text: str) -> tuple[Network, ...]:

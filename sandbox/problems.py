@@ -54,6 +54,9 @@ NO_BACKEND: Final = Problem("no_backend", 503, "Service unavailable", "Code cann
 RUN_LOST: Final = Problem(
     "run_lost", 503, "Service unavailable", "The run was lost through no fault of its own. Try again."
 )
+PACKAGES_FAILED: Final = Problem(
+    "packages_failed", 422, "Packages not installed", "The packages could not be installed."
+)
 STORE_UNAVAILABLE: Final = Problem(
     "store_unavailable", 503, "Service unavailable", "The database cannot be asked at the moment."
 )

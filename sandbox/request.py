@@ -15,6 +15,7 @@ import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sandbox.nouns import MIB, Language, Limits, SourceFile
+from sandbox.packages.grammar import normal_all
 from sandbox.problems import INVALID_RUN, NOT_JSON, Refused
 
 _ENTRYPOINTS: Final = {
@@ -38,7 +39,7 @@ class Ceilings:
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """A request that can be run. `packages` are requirement strings, not yet checked by their language's grammar."""
+    """A request that can be run. `packages` are requirements in their canonical spelling, sorted."""
 
     language: Language
     files: tuple[SourceFile, ...]
@@ -195,6 +196,11 @@ def understand(document: dict[str, Any], ceilings: Ceilings) -> RunRequest:
             faults.append(("entrypoint", "is not among files"))
     if sum(len(file.content) for file in files) > ceilings.workspace_bytes // 2:
         faults.append(("files", "do not fit into the workspace"))
+    packages: tuple[str, ...] = ()
+    try:
+        packages = normal_all(language, tuple(run.packages.packages) if run.packages is not None else ())
+    except ValueError as error:
+        faults.append(tuple(str(error).split("|", 1)))  # type: ignore[arg-type]
     if faults or entrypoint is None:
         raise invalid(*faults)
     return RunRequest(
@@ -211,7 +217,7 @@ def understand(document: dict[str, Any], ceilings: Ceilings) -> RunRequest:
             pids=ceilings.pids,
             workspace_bytes=ceilings.workspace_bytes,
         ),
-        packages=tuple(run.packages.packages) if run.packages is not None else (),
+        packages=packages,
         is_networked=policy.is_networked,
         allowed_hosts=tuple(policy.allowed_hosts) if policy.allowed_hosts else None,
         user_context=run.user_context,

@@ -21,7 +21,8 @@ from sandbox.egress.policy import Network
 from sandbox.egress.proxy import Egress, Rules, Traffic
 from sandbox.metrics import SandboxMetrics
 from sandbox.nouns import Ended, Job, Reason, Stream
-from sandbox.problems import BUSY, NO_BACKEND, RUN_LOST, TOO_MANY_RUNS, Refused
+from sandbox.packages.install import Installed, NotInstalled, Packages
+from sandbox.problems import BUSY, NO_BACKEND, PACKAGES_FAILED, RUN_LOST, TOO_MANY_RUNS, Refused
 from sandbox.request import RunRequest, invalid
 from sandbox.scheduler import Full, NoTurn, Scheduler
 from sandbox.store.runs import Owner, Runs
@@ -48,6 +49,7 @@ class Live:
     state: str = "queued"
     done: asyncio.Task[dict[str, Any]] | None = None
     traffic: Traffic | None = None
+    installed: Installed | None = None
 
 
 class Runner:
@@ -60,6 +62,7 @@ class Runner:
         scheduler: Scheduler,
         runs: Runs,
         metrics: SandboxMetrics,
+        packages: Packages | None = None,
         networks: tuple[Network, ...] = (),
     ) -> None:
         self.backend = backend
@@ -68,6 +71,7 @@ class Runner:
         self._scheduler = scheduler
         self._runs = runs
         self._metrics = metrics
+        self._packages = packages
         self._networks = networks
 
     def start(self, run: str, owner: Owner, request: RunRequest, sink: Sink | None = None) -> Live:
@@ -78,8 +82,8 @@ class Runner:
             )
         if request.language not in self.backend.languages():
             raise invalid(("lang", f"{request.language} is not installed here"))
-        if request.packages:
-            raise invalid(("packages", "are not available here"))
+        if request.packages and (self._packages is None or not self._packages.has(request.language)):
+            raise invalid(("packages", f"for {request.language} are not available here"))
         live = Live(run, owner, request, datetime.now(UTC), sink)
         self.live[run] = live
         live.done = asyncio.create_task(self._live(live), name=f"run {run}")
@@ -136,20 +140,32 @@ class Runner:
         return document
 
     async def _run(self, live: Live) -> Ended:
+        request = live.request
+        if not request.packages or self._packages is None:
+            return await self._connected(live, None)
+        try:
+            async with self._packages.layer(request.language, request.packages) as layer:
+                live.installed = layer
+                return await self._connected(live, layer.path)
+        except NotInstalled as error:
+            raise Refused(PACKAGES_FAILED, f"The packages could not be installed: {error}") from None
+
+    async def _connected(self, live: Live, layer: str | None) -> Ended:
+        """With its way out, if it has one."""
         assert self.backend is not None
         request = live.request
         if request.is_networked:
             path = f"{self.backend.egress_directory}/{secrets.token_hex(16)}.sock"
             rules = Rules(request.allowed_hosts, self._networks)
             async with Egress(path, rules) as egress:
-                ended = await self._try(live, path)
+                ended = await self._try(live, layer, path)
             live.traffic = egress.traffic
             if egress.traffic.denied and ended.exit_code != 0 and ended.reason is Reason.EXIT:
                 ended = replace(ended, reason=Reason.NET_DENIED)
             return ended
-        return await self._try(live, None)
+        return await self._try(live, layer, None)
 
-    async def _try(self, live: Live, egress: str | None) -> Ended:
+    async def _try(self, live: Live, layer: str | None, egress: str | None) -> Ended:
         assert self.backend is not None
         request = live.request
         job = Job(
@@ -161,6 +177,7 @@ class Runner:
             env=request.env,
             stdin=request.stdin,
             limits=request.limits,
+            layer=layer,
             egress=egress,
             is_streamed=live.sink is not None,
         )
@@ -214,6 +231,9 @@ def reply(live: Live, ended: Ended) -> dict[str, Any]:
         ]
     if ended.artifacts_omitted:
         document["artifactsOmitted"] = ended.artifacts_omitted
+    if live.installed is not None:
+        is_hit = live.installed.is_hit
+        document["packages"] = {"cache": "hit" if is_hit else "miss", "installMs": live.installed.install_ms}
     if live.traffic is not None:
         document["network"] = {
             "bytesIn": live.traffic.bytes_in,

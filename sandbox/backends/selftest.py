@@ -55,7 +55,7 @@ async def check(backend: Backend) -> None:
         language=Language.PYTHON,
         files=(SourceFile("main.py", _PROGRAM),),
         entrypoint="main.py",
-        limits=Limits(timeout_ms=20_000),
+        limits=Limits(timeout_ms=60_000),
     )
     try:
         ended = await backend.run(job, Handle())

@@ -23,6 +23,17 @@ from tests.sandbox.engine import IMAGE, engine
 from tests.sandbox.traces import UID_BASE, Traces
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that start processes stay in one xdist worker: beside each other they would only slow each other down."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here) and {"backend", "asker", "empty_postgres_url"} & set(
+            getattr(item, "fixturenames", ())
+        ):
+            item.add_marker(pytest.mark.xdist_group("sandbox"))
+            item.add_marker(pytest.mark.timeout(180))
+
+
 async def start(backend: Backend) -> Backend:
     """The backend, started; skips the test where it cannot be."""
     try:
@@ -51,7 +62,7 @@ async def containers() -> AsyncIterator[DockerBackend]:
 async def docker_backend(containers: DockerBackend) -> AsyncIterator[DockerBackend]:
     """The same; every container that the test used is gone after it."""
     yield containers
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while containers._ends:
             await asyncio.sleep(0.01)
 
@@ -65,7 +76,7 @@ async def jail_backend() -> AsyncIterator[JailBackend]:
     Traces.take()  # knows the broker from now on
     yield backend
     await backend.close()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while left := Traces.take().beyond(before):
         assert time.monotonic() < deadline, left
         await asyncio.sleep(0.05)

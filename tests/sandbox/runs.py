@@ -18,7 +18,7 @@ def job(code: str | bytes, language: Language = Language.PYTHON, **more: Any) ->
     entry = "main.py" if language is Language.PYTHON else "main.js"
     content = textwrap.dedent(code).encode() if isinstance(code, str) else code
     files = (SourceFile(entry, content), *more.pop("more_files", ()))
-    limits = more.pop("limits", Limits(timeout_ms=10_000))
+    limits = more.pop("limits", Limits(timeout_ms=60_000))
     return Job(id=f"run-{_made}", language=language, files=files, entrypoint=entry, limits=limits, **more)
 
 

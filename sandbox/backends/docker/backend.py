@@ -23,14 +23,14 @@ from typing import Any, Final
 
 from sandbox.backends.base import Broken, Collector, Figures, Handle, Sink, Unavailable, conclude
 from sandbox.backends.docker.engine import Container, Engine
-from sandbox.backends.jail.cgroups import Group, Layout, Unusable, layout
+from sandbox.backends.jail.cgroups import Group, Layout, Unusable, instance_of, is_alive, layout
 from sandbox.backends.selftest import check
 from sandbox.frames import READY, frame
 from sandbox.nouns import MIB, Ended, Job, Language, Limits, Reason
 
 _PREFIX: Final = "tollgate-docker-"
-_BOOT_S: Final = 30.0
-_GONE_S: Final = 5.0
+_BOOT_S: Final = 60.0
+_GONE_S: Final = 20.0
 _READ_BYTES: Final = 65_536
 _STDOUT: Final = 1
 _NEARLY_BYTES: Final = 128 * 1024
@@ -67,7 +67,7 @@ class DockerBackend:
 
     def __init__(self, options: DockerOptions) -> None:
         self._options = options
-        self._instance = str(os.getpid())
+        self._instance = instance_of(os.getpid())
         self._engine: Engine | None = None
         self._parent: Layout | None = None
         self._trees: list[Path] = []
@@ -87,7 +87,7 @@ class DockerBackend:
         try:
             for warning in await self._blocking(self._engine.check):
                 log.warning(warning)
-            await self._blocking(self._engine.reap, _is_running)
+            await self._blocking(self._engine.reap, is_alive)
             self._trees, self._parent = await self._blocking(_make_parents, self._instance)
             self._directory = tempfile.TemporaryDirectory(prefix="tollgate-egress-")
             os.chmod(self._directory.name, 0o711)  # noqa: S103 - containers' users pass it, by names they are given
@@ -336,7 +336,7 @@ def _make_parents(instance: str) -> tuple[list[Path], Layout]:
         parent = Layout({}, roots.v2 / (_PREFIX + instance), is_v2=True)
     for tree in trees:
         for old in tree.glob(_PREFIX + "[0-9]*"):
-            if not _is_running(int(old.name.removeprefix(_PREFIX))):
+            if not is_alive(old.name.removeprefix(_PREFIX)):
                 for path in (*old.glob("*/*/"), *old.glob("*/"), old):
                     with suppress(OSError):
                         path.rmdir()
@@ -345,13 +345,3 @@ def _make_parents(instance: str) -> tuple[list[Path], Layout]:
         if parent.is_v2:
             (directory / "cgroup.subtree_control").write_text("+memory +pids +cpu")
     return trees, parent
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

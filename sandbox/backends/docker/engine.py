@@ -82,11 +82,11 @@ class Engine:
         return []
 
     def reap(self, is_alive: Any) -> int:
-        """Remove containers of sandboxes that are no longer there; returns how many. `is_alive(pid)` says who is."""
+        """Remove containers of sandboxes that are no longer there; returns how many. `is_alive` says so."""
         removed = 0
         try:
             for found in self._api.containers(all=True, filters={"label": LABEL}):
-                if not is_alive(int(found["Labels"][LABEL])):
+                if not is_alive(found["Labels"][LABEL]):
                     self.remove(found["Id"])
                     removed += 1
         except _ERRORS:

@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sandbox.backends.jail import bwrap
-from sandbox.backends.jail.cgroups import Cgroups, Group, Unusable, layout
+from sandbox.backends.jail.cgroups import Cgroups, Group, Unusable, instance_of, is_alive, layout
 from sandbox.seccomp import program
 
 MESSAGE_BYTES: Final = 65_536
@@ -269,10 +269,10 @@ def _prepare(setup: Setup) -> Path:
     parent = Path("/run") if os.access("/run", os.W_OK) else Path(tempfile.gettempdir())
     for old in parent.glob(_DIRECTORY + "*"):
         found = old.lstat()
-        pid = old.name.removeprefix(_DIRECTORY).partition("-")[0]
-        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and pid.isdigit() and not _is_broker(int(pid)):
+        instance = "-".join(old.name.removeprefix(_DIRECTORY).split("-")[:2])
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not is_alive(instance):
             shutil.rmtree(old, ignore_errors=True)
-    directory = Path(tempfile.mkdtemp(prefix=f"{_DIRECTORY}{os.getpid()}-", dir=parent))
+    directory = Path(tempfile.mkdtemp(prefix=f"{_DIRECTORY}{instance_of(os.getpid())}-", dir=parent))
     directory.chmod(0o711)
     shutil.copytree(setup.guest_files, directory / "guest", ignore=shutil.ignore_patterns("__pycache__"))
     (directory / "guest").chmod(0o755)
@@ -300,13 +300,6 @@ def _prepare(setup: Setup) -> Path:
     return directory
 
 
-def _is_broker(pid: int) -> bool:
-    try:
-        return b"jail.broker" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
-
-
 def main() -> None:
     """Serve one service."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -321,7 +314,7 @@ def main() -> None:
         setup = Setup(**json.loads(received))
         try:
             own = layout(Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text())
-            cgroups = Cgroups.open(own, str(os.getpid()))
+            cgroups = Cgroups.open(own, instance_of(os.getpid()))
             directory = _prepare(setup)
         except (Unusable, OSError, KeyError) as error:
             why = f"no system call table for {error}" if isinstance(error, KeyError) else str(error)

@@ -1,8 +1,8 @@
 """A cgroup for every run: what it may use, what it used, and a way to kill all of it at once.
 
 Works on cgroup v2, on v1, and on hybrids, where v1 holds the controllers and the v2 tree, without any, still kills. Our
-groups live below our own one, `…/tollgate-sandbox-<pid>/<run>`, so that whatever limits this machine or container set
-for us go on holding. Figures of a run are exact to its last child: the kernel adds them up, nothing inside reports them.
+groups live below our own one, `…/tollgate-sandbox-<pid>-<start>/<run>`, so that whatever limits this machine or container
+set for us go on holding. Figures of a run are exact to its last child: the kernel adds them up, nothing inside reports them.
 
 On v2 a group with controllers for its children must hold no process itself, so this process is moved into a leaf
 `tollgate-sandbox-service` first; where the group is not ours to change, `Unusable` says what to do.
@@ -11,7 +11,6 @@ On v2 a group with controllers for its children must hold no process itself, so 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -275,8 +274,7 @@ def sweep(own: Layout) -> int:
     removed = 0
     for directory in _directories(own):
         for parent in directory.glob(PREFIX + "[0-9]*"):
-            match = re.fullmatch(re.escape(PREFIX) + r"(\d+)", parent.name)
-            if match is None or _is_broker(int(match[1])):
+            if is_alive(parent.name.removeprefix(PREFIX)):
                 continue
             try:
                 for group in [child for child in parent.iterdir() if child.is_dir()]:
@@ -309,8 +307,16 @@ def _rmdir(directory: Path) -> bool:
     return True
 
 
-def _is_broker(pid: int) -> bool:
+def instance_of(pid: int) -> str:
+    """A name for a process that no later process will have: its id and when it started. Raises OSError."""
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    return f"{pid}-{stat.rpartition(')')[2].split()[19]}"
+
+
+def is_alive(instance: str) -> bool:
+    """True if the process with that name is still there."""
+    pid = instance.partition("-")[0]
     try:
-        return b"jail.broker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return pid.isdigit() and instance_of(int(pid)) == instance
     except OSError:
         return False

@@ -27,7 +27,7 @@ from sandbox.backends.jail.broker import main
 main()
 """
 # Without site-packages: the broker needs none, and its forks copy less.
-_START_S: Final = 20.0
+_START_S: Final = 60.0
 _STOP_S: Final = 10.0
 
 
