@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import redis
 
+from config.encryption import new_key
 from ledger import names
 from tests.ledger.facts import fact
 from tollgate.cli import main
@@ -69,6 +70,28 @@ def test_what_is_away_is_a_finding_and_no_password_is_told(
     assert "very-secret" not in json.dumps(found)
     assert main(["doctor"]) == 1
     assert "fail  redis.connection" in capsys.readouterr().out
+
+
+def test_stored_credentials_are_opened(doctor: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text(
+        "projects: [{name: P, upstreams: [{name: u, targets: ['http://a'], credential: {query: k, value: s}}]}]"
+    )
+    old, new = new_key(), new_key()
+    keys = tmp_path / "keys"
+    keys.write_text(old)
+
+    def status_with(**variables: str) -> Any:
+        return doctor(**variables)[1]["settings.encryption_keys"]["status"]
+
+    assert status_with(ENCRYPTION_KEYS_FILE=str(keys)) == "ok"
+    assert main(["apply", "-f", str(file)]) == 0
+    capsys.readouterr()
+    doctor_said = [status_with()]
+    for text in (f"{new} {old}", new, "", "nonsense"):
+        keys.write_text(text)
+        doctor_said.append(status_with())
+    assert doctor_said == ["ok", "warn", "fail", "fail", "fail"]
 
 
 def test_usage_that_waits_lost_counters_and_dead_letters_are_told(
@@ -149,7 +172,11 @@ def test_passwords_that_everybody_knows(url: str, status: Status) -> None:
         (findings.of_lag(5, 0, 1), Status.FAIL),
         (findings.of_skew("redis", -0.6), Status.WARN),
         (findings.of_skew("redis", 6), Status.FAIL),
-        (findings.of_key(False, True), Status.FAIL),
+        (findings.of_keys(None, False, 0, 0, 0), Status.OK),
+        (findings.of_keys(None, True, 3, 0, 0), Status.OK),
+        (findings.of_keys(None, True, 3, 0, 1), Status.WARN),
+        (findings.of_keys(None, True, 3, 1, 1), Status.FAIL),
+        (findings.of_keys("no key in it", True, 3, 0, 0), Status.FAIL),
     ],
     ids=lambda value: value.name if isinstance(value, findings.Finding) else str(value),
 )

@@ -87,16 +87,24 @@ def of_password(name: str, url: str) -> Finding:
     return ok(f"settings.{name}", f"{name} has a password of its own")
 
 
-def of_key(is_set: bool, has_sealed: bool) -> Finding:
-    """Whether stored credentials of upstreams can be read."""
+def of_keys(problem: str | None, is_set: bool, stored: int, lost: int, older: int) -> Finding:
+    """Whether stored credentials of upstreams can be read: of `stored`, none of the keys opens `lost`, an old one `older`.
+
+    `problem` is why the keys cannot be read.
+    """
     name = "settings.encryption_keys"
-    if is_set:
-        return ok(name, "encryption_keys is set")
-    if has_sealed:
-        return fail(
-            name, "credentials of upstreams are stored, and there is no key to read them", "set encryption_keys"
+    if problem is not None:
+        return fail(name, problem, "tollgate secrets new-key prints a key")
+    if lost:
+        detail = f"{lost} of {stored} stored credentials of upstreams cannot be opened: their routes answer 503"
+        return fail(name, detail, "add the key that sealed them to encryption_keys, or declare the credentials again")
+    if older:
+        return warn(
+            name, f"{older} of {stored} stored credentials are sealed with an old key", "run tollgate secrets reseal"
         )
-    return ok(name, "not set, and nothing is stored that would need it")
+    if not is_set:
+        return ok(name, "not set, and nothing is stored that would need it")
+    return ok(name, f"the newest key opens all {stored} stored credentials" if stored else "set")
 
 
 # -- PostgreSQL

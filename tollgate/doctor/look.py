@@ -23,6 +23,7 @@ from ledger import names, sql
 from ledger.migrate import migrations
 from ledger.periods import months_after
 from ledger.stream import connect as connect_redis
+from ledger.vault import CannotOpen, VaultError, vault_of
 from tollgate.doctor import findings as judge
 from tollgate.doctor.findings import Finding, fail
 
@@ -35,7 +36,7 @@ async def look(settings: Settings) -> list[Finding]:
     """Everything, in the order in which one would ask."""
     found: list[Finding] = []
     postgres, redis = settings.postgres_url, settings.redis_url
-    sealed = False
+    sealed: list[tuple[str, bytes]] = []
     if postgres is None:
         found.append(fail("settings.postgres_url", "postgres_url is not set", "set TOLLGATE_POSTGRES_URL"))
     else:
@@ -47,15 +48,32 @@ async def look(settings: Settings) -> list[Finding]:
     if postgres is not None:
         more, sealed = await _postgres(postgres.get_secret_value())
         found += more
-    found.insert(2, judge.of_key(settings.encryption_keys is not None, sealed))
+    found.insert(2, _keys(settings, sealed))
     if redis is not None:
         found += await _redis(settings, redis.get_secret_value())
     found += _spool(settings)
     return found
 
 
-async def _postgres(url: str) -> tuple[list[Finding], bool]:
-    """The findings, and whether credentials are stored that need a key."""
+def _keys(settings: Settings, sealed: list[tuple[str, bytes]]) -> Finding:
+    try:
+        vault = vault_of(settings)
+    except VaultError as error:
+        return judge.of_keys(str(error), True, len(sealed), 0, 0)
+    lost = older = 0
+    for object_id, secret in sealed:
+        try:
+            if vault is None:
+                raise CannotOpen("there is no key")
+            vault.open(secret, object_id)
+            older += not vault.is_current(secret)
+        except CannotOpen:
+            lost += 1
+    return judge.of_keys(None, vault is not None, len(sealed), lost, older)
+
+
+async def _postgres(url: str) -> tuple[list[Finding], list[tuple[str, bytes]]]:
+    """The findings, and the stored credentials: whose they are, sealed."""
     try:
         async with asyncio.timeout(_DEADLINE_S):
             connection = await asyncpg.connect(url, timeout=_DEADLINE_S, command_timeout=_DEADLINE_S)
@@ -65,10 +83,10 @@ async def _postgres(url: str) -> tuple[list[Finding], bool]:
                 connection.terminate()
     except (OSError, TimeoutError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         reason = redact(f"{type(error).__name__}: {error}").splitlines()[0]
-        return [fail("postgres.connection", f"PostgreSQL cannot be asked: {reason}", "check postgres_url")], False
+        return [fail("postgres.connection", f"PostgreSQL cannot be asked: {reason}", "check postgres_url")], []
 
 
-async def _ask_postgres(connection: asyncpg.Connection) -> tuple[list[Finding], bool]:
+async def _ask_postgres(connection: asyncpg.Connection) -> tuple[list[Finding], list[tuple[str, bytes]]]:
     version = int(await connection.fetchval("SHOW server_version_num"))
     found = [judge.of_postgres_version(version)]
     applied: set[Any] = set()
@@ -80,7 +98,7 @@ async def _ask_postgres(connection: asyncpg.Connection) -> tuple[list[Finding], 
     found += judge.of_durability(durability)
     row: Any = await connection.fetchrow(_SQL["connections"])
     found.append(judge.of_connections(row["used"], row["most"]))
-    sealed = False
+    sealed: list[tuple[str, bytes]] = []
     if not ours - applied:
         now = datetime.now(UTC)
         months = [months_after(now.replace(day=1), n) for n in (0, 1)]
@@ -90,7 +108,7 @@ async def _ask_postgres(connection: asyncpg.Connection) -> tuple[list[Finding], 
         )
         dead: Any = await connection.fetchrow(_SQL["dead_letters"])
         found.append(judge.of_dead_letters(dead["entries"], dead["newest"] or ""))
-        sealed = await connection.fetchval(_SQL["has_sealed"])
+        sealed = [(r["id"], r["secret"]) for r in await connection.fetch(_SQL["sealed"])]
     before = time.time()
     theirs = (await connection.fetchval("SELECT clock_timestamp()")).timestamp()
     found.append(judge.of_skew("postgres", theirs - (before + time.time()) / 2))

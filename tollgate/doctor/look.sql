@@ -8,5 +8,6 @@ SELECT c.relname AS name FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhreli
 -- name: dead_letters
 SELECT count(*) AS entries, (SELECT reason FROM dead_letters ORDER BY id DESC LIMIT 1) AS newest FROM dead_letters;
 
--- name: has_sealed
-SELECT EXISTS (SELECT FROM upstreams WHERE secret IS NOT NULL) OR EXISTS (SELECT FROM routes WHERE secret IS NOT NULL);
+-- name: sealed
+SELECT id, secret FROM upstreams WHERE secret IS NOT NULL
+UNION ALL SELECT id, secret FROM routes WHERE secret IS NOT NULL;
