@@ -36,6 +36,7 @@ from admin.api import (
     tiers,
     upstreams,
     usage,
+    webhooks,
 )
 from admin.api.openapi import describe
 from admin.api.serve import handler, preflight
@@ -65,6 +66,7 @@ ENDPOINTS: Final = (
     *dead_letters.ENDPOINTS,
     *members.ENDPOINTS,
     *audit.ENDPOINTS,
+    *webhooks.ENDPOINTS,
 )
 
 log = logging.getLogger(__name__)

@@ -14,6 +14,7 @@ import asyncpg
 import orjson
 
 from ledger import sql
+from ledger.webhooks.emit import TYPES, emit
 
 _SQL = sql.load("admin", "changes.sql")
 Path = tuple[str | int, ...]
@@ -101,7 +102,7 @@ async def recorded(
 
 
 async def record(connection: asyncpg.Connection, change: Change, *, actor: str) -> Change:
-    """Write the audit row of a change, in the transaction of the change; returns the change."""
+    """Write the audit row of a change and tell who listens, in the transaction of the change; returns the change."""
     await connection.execute(
         _SQL["record"],
         change.project_id,
@@ -112,6 +113,9 @@ async def record(connection: asyncpg.Connection, change: Change, *, actor: str) 
         _json(change.mode, change.before),
         _json(change.mode, change.after),
     )
+    if change.mode is not None and (type_ := f"{change.noun}.{change.action}") in TYPES:
+        data = {"id": change.object_id, **(change.after or change.before or {})}
+        await emit(connection, change.project_id, change.mode, type_, data)
     return change
 
 

@@ -186,6 +186,12 @@ class WorkerSettings(_Section):
         default="charge_estimate",
         description="what becomes of a request whose gateway died: charge what was held, or not",
     )
+    webhooks_to_private: bool = Field(
+        default=False, description="let webhooks go to private addresses and without TLS: for development"
+    )
+    alert_interval_ms: Milliseconds = Field(
+        default=10_000, description="how often customers near their quotas are looked for"
+    )
     partitions_ahead: int = Field(default=3, ge=1, le=24, description="monthly partitions made ahead")
     archive_directory: Path | None = Field(
         default=None, description="where months of events are moved to as compressed files; without it none are"

@@ -28,6 +28,7 @@ _FIRST_SEGMENTS: Final = frozenset(
     b"""
     auth authorize callback webhook login logout dashboard operator playground docs openapi.json .well-known static
     projects get-credentials promote-to-live dev
+    keys tiers routes customers usage team audit settings webhooks alerts billing licences store
     """.split()
 )
 _UNDER_API: Final = frozenset(

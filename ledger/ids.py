@@ -27,6 +27,7 @@ PREFIXES: Final = {
     "invitation": "inv",
     "endpoint": "whk",
     "alert": "alr",
+    "message": "msg",
 }
 
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"

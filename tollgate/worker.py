@@ -1,8 +1,8 @@
 """The worker plane: the process that keeps the books. Composition root; runs until SIGTERM or SIGINT.
 
 It drains the usage streams into the ledger in two lanes (one reads and decodes while Postgres works for the other),
-keeps partitions ready, trims, sends mail, and serves /health, /ready and /metrics. It may be started before its servers
-and before the schema is there: it waits, and /ready says for what. A second worker beside it shares the work.
+keeps partitions ready, trims, sends mail, webhooks and alerts, and serves /health, /ready and /metrics. It may be started
+before its servers and before the schema is there: it waits, and /ready says for what. A second one shares the work.
 
 Asked to stop it finishes the batches in hand and exits with status 0; what it could not finish stays pending in Redis
 and is taken over by the next worker. A failure nobody foresaw ends the process with status 1, for its supervisor to
@@ -33,6 +33,7 @@ from redis.exceptions import RedisError
 
 from config.log import setup
 from config.settings import Settings, WorkerSettings
+from ledger.alerts import raise_alerts
 from ledger.dependency import Dependency, wait
 from ledger.drain import Drain
 from ledger.heal import Healer, HealingFailed
@@ -46,6 +47,8 @@ from ledger.partitions import ensure_partitions, trim_changes
 from ledger.stream import UsageStream
 from ledger.stream import connect as connect_redis
 from ledger.sweep import Sweeper
+from ledger.vault import Vault, VaultError, vault_of
+from ledger.webhooks import post as webhooks
 from tollgate.archiving import keep_archiving
 from tollgate.billing import keep_billing
 
@@ -90,6 +93,10 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Wire everything, work until `stop` is set, close in reverse order. Raises Unusable."""
     if settings.postgres_url is None or settings.redis_url is None:
         raise Unusable("postgres_url and redis_url must be set")
+    try:
+        vault = vault_of(settings)
+    except VaultError as error:
+        raise Unusable(str(error)) from None
     connect = partial(
         asyncpg.connect,
         settings.postgres_url.get_secret_value(),
@@ -137,6 +144,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 tasks.create_task(keep_billing(settings, registry, client, process, stop), name="billing")
                 tasks.create_task(keep_archiving(settings, stop), name="archive")
                 tasks.create_task(_keep_posting(connect, postgres, settings, stop), name="post")
+                tasks.create_task(_keep_telling(connect, postgres, settings, vault, stop), name="webhooks")
+                tasks.create_task(_keep_alerting(connect, postgres, settings, stop), name="alerts")
                 tasks.create_task(_watch_backlog(stream, metrics, stop), name="backlog")
                 sweeper = Sweeper(client, settings.redis_shards, settings.worker.orphan_policy)
                 interval_s = settings.worker.sweep_interval_ms / 1000
@@ -186,6 +195,7 @@ async def _keep_house(connect: Connect, postgres: Dependency, ahead: int, stop: 
                     log.info("partition %s made", name)
                 await trim_changes(connection)
                 await forget_old(connection)
+                await webhooks.forget_old(connection)
             finally:
                 await connection.close(timeout=5)
         except AWAY_ERRORS as error:
@@ -198,13 +208,55 @@ async def _keep_house(connect: Connect, postgres: Dependency, ahead: int, stop: 
 async def _keep_posting(connect: Connect, postgres: Dependency, settings: Settings, stop: asyncio.Event) -> None:
     """Send mail as it becomes due, on a connection of its own."""
     send, origin = transport(settings.mail), settings.admin.origin
+
+    async def deliver(connection: asyncpg.Connection) -> None:
+        while not stop.is_set():
+            if not await deliver_due(connection, send, origin):
+                await wait(stop, POST_S)
+
+    await _keep(connect, postgres, stop, deliver)
+
+
+async def _keep_telling(
+    connect: Connect, postgres: Dependency, settings: Settings, vault: Vault | None, stop: asyncio.Event
+) -> None:
+    """Send webhooks as they become due, on a connection of their own."""
+    post = webhooks.Post(vault, allow_private=settings.worker.webhooks_to_private)
+
+    async def tell(connection: asyncpg.Connection) -> None:
+        while not stop.is_set():
+            if not await post.deliver_due(connection):
+                await wait(stop, POST_S)
+
+    try:
+        await _keep(connect, postgres, stop, tell)
+    finally:
+        await post.close()
+
+
+async def _keep_alerting(connect: Connect, postgres: Dependency, settings: Settings, stop: asyncio.Event) -> None:
+    """Look for customers that reached a threshold of a quota."""
+
+    async def look(connection: asyncpg.Connection) -> None:
+        while not stop.is_set():
+            await raise_alerts(connection)
+            await wait(stop, settings.worker.alert_interval_ms / 1000)
+
+    await _keep(connect, postgres, stop, look)
+
+
+async def _keep(
+    connect: Connect,
+    postgres: Dependency,
+    stop: asyncio.Event,
+    work: Callable[[asyncpg.Connection], Awaitable[None]],
+) -> None:
+    """Do `work` on a connection of its own until `stop`; a lost connection is made anew."""
     while not stop.is_set():
         try:
             connection = await connect()
             try:
-                while not stop.is_set():
-                    if not await deliver_due(connection, send, origin):
-                        await wait(stop, POST_S)
+                await work(connection)
             finally:
                 await connection.close(timeout=5)
         except AWAY_ERRORS as error:

@@ -25,3 +25,9 @@ DELETE FROM subscriptions WHERE project_id = $1
 
 -- name: delete
 DELETE FROM projects WHERE id = $1
+
+-- name: alert_settings
+SELECT alert_percents, alerts_by_mail FROM projects WHERE id = $1
+
+-- name: set_alerts
+UPDATE projects SET alert_percents = $2, alerts_by_mail = $3 WHERE id = $1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -88,3 +89,35 @@ async def delete(connection: asyncpg.Connection, project_id: str, *, actor: str)
         await record(connection, change, actor=actor)
         await connection.execute(_SQL["drop_subscriptions"], project_id)
         await connection.execute(_SQL["delete"], project_id)
+
+
+@dataclass(frozen=True, slots=True)
+class AlertSettings:
+    """When owners and admins are told that a customer nears a quota: at these percentages of it."""
+
+    percents: tuple[int, ...]
+    by_mail: bool
+
+
+async def alert_settings(connection: asyncpg.Connection, project_id: str) -> AlertSettings:
+    """The settings of a project that exists."""
+    row = await connection.fetchrow(_SQL["alert_settings"], project_id)
+    assert row is not None
+    return AlertSettings(tuple(row["alert_percents"]), row["alerts_by_mail"])
+
+
+async def set_alerts(
+    connection: asyncpg.Connection, project_id: str, percents: Sequence[int], *, by_mail: bool, actor: str
+) -> None:
+    """Set when and how a project is told."""
+    async with writing(connection):
+        project, before = await get(connection, project_id), await alert_settings(connection, project_id)
+        assert project is not None  # the caller found it
+        after = AlertSettings(tuple(percents), by_mail)
+        if after == before:
+            return
+        await connection.execute(_SQL["set_alerts"], project_id, list(percents), by_mail)
+        old = {"alert_percents": before.percents, "alerts_by_mail": before.by_mail}
+        new = {"alert_percents": after.percents, "alerts_by_mail": after.by_mail}
+        change = Change(Action.UPDATED, "project", project.name, project_id, project_id, None, old, new)
+        await record(connection, change, actor=actor)

@@ -21,7 +21,7 @@ _SQL = sql.load("admin.web", "audit.sql")
 async def list_(view: View) -> Answer:
     before = view.request.query.get("before", "")
     noun = view.request.query.get("noun", "")
-    nouns = ["key", "tier", "route", "upstream", "issuer", "customer", "member", "invitation", "project"]
+    nouns = ["key", "tier", "route", "upstream", "issuer", "customer", "member", "invitation", "endpoint", "project"]
     rows = await view.connection.fetch(
         _SQL["page"],
         view.here.id,

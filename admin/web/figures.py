@@ -1,4 +1,4 @@
-"""Usage as the pages show it, from the daily rollup. The one module of the pages that asks for usage.
+"""Usage as the pages show it: ledger.usage_figures, and what only pages want (tiles, the first few, names).
 
 A period is a calendar month in UTC unless said otherwise. Figures are what the ledger holds at the moment; a call is in
 them a second or so after it was answered.
@@ -6,8 +6,6 @@ them a second or so after it was answered.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,8 +15,8 @@ import asyncpg
 import orjson
 
 from admin.nouns import Scope
-from ledger import sql
-from ledger.periods import months_after, period_of
+from ledger import sql, usage_figures
+from ledger.periods import period_of
 
 REQUESTS: Final = "requests"
 By = Literal["customer", "key", "route"]
@@ -88,22 +86,21 @@ async def has_any(connection: asyncpg.Connection, scope: Scope) -> bool:
 
 async def months(connection: asyncpg.Connection, scope: Scope, meter: str, count: int = 6) -> list[Point]:
     """The last months, this one last; 0 where nothing was counted."""
-    this, end = month_of(datetime.now(UTC))
-    starts = [months_after(this, n) for n in range(1 - count, 1)]
-    rows = await connection.fetch(_SQL["by_month"], scope.project_id, scope.mode, meter, starts[0].date(), end.date())
-    found = {row["start"]: row["quantity"] for row in rows}
-    return [Point(start, f"{start:%B %Y}", f"{start:%b}", found.get(start.date(), 0)) for start in starts]
+    found = await usage_figures.trends(connection, scope.project_id, scope.mode, count, datetime.now(UTC))
+    starts = [(datetime.strptime(name, "%Y-%m").replace(tzinfo=UTC), meters) for name, meters in found]
+    return [Point(start, f"{start:%B %Y}", f"{start:%b}", meters.get(meter, 0)) for start, meters in starts]
 
 
 async def days(connection: asyncpg.Connection, scope: Scope, meter: str, start: datetime, end: datetime) -> list[Point]:
-    """Every day of a period that has begun."""
-    rows = await connection.fetch(_SQL["by_day"], scope.project_id, scope.mode, meter, start.date(), end.date())
-    found = {row["start"]: row["quantity"] for row in rows}
-    last = min(end, datetime.now(UTC))
+    """Every day of a month that has begun."""
+    now = datetime.now(UTC)
+    month = usage_figures.month(f"{start:%Y-%m}", now)
+    parts = await usage_figures.breakdown(connection, scope.project_id, scope.mode, month, usage_figures.By.DAY)
+    found = {part.id: part.by_meter.get(meter, 0) for part in parts}
     points = []
     day = start
-    while day < last:
-        points.append(Point(day, f"{day.day} {day:%b %Y}", f"{day.day} {day:%b}", found.get(day.date(), 0)))
+    while day < min(end, now):
+        points.append(Point(day, f"{day.day} {day:%b %Y}", f"{day.day} {day:%b}", found.get(f"{day:%Y-%m-%d}", 0)))
         day += timedelta(days=1)
     return points
 
@@ -131,23 +128,6 @@ async def recent(
     at = before or datetime.now(UTC) + timedelta(minutes=5)  # clocks of gateways may be ahead
     rows = await connection.fetch(_SQL["recent"], scope.project_id, scope.mode, at, limit)
     return [{**row, "meters": orjson.loads(row["meters"])} for row in rows]
-
-
-async def as_csv(connection: asyncpg.Connection, scope: Scope, start: datetime, end: datetime) -> bytes:
-    """A period by day, customer, key, route and meter, at most 100,000 lines."""
-    rows = await connection.fetch(_SQL["export"], scope.project_id, scope.mode, start.date(), end.date())
-    names = ("day", "customer", "key", "route", "meter", "quantity", "events")
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\r\n")
-    writer.writerow(names)
-    for row in rows:
-        writer.writerow([f"{row['day']:%Y-%m-%d}", *(_inert(row[name]) for name in names[1:])])
-    return out.getvalue().encode()
-
-
-def _inert(value: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
 def most(points: Sequence[Point]) -> int:

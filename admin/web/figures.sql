@@ -1,13 +1,5 @@
 -- Statements of admin/web/figures.py. All from the daily rollup (UTC) but the requests themselves.
 
--- name: by_month
-SELECT date_trunc('month', day)::date AS start, sum(quantity)::bigint AS quantity FROM usage_daily
-WHERE project_id = $1 AND mode = $2 AND meter = $3 AND day >= $4 AND day < $5 GROUP BY 1
-
--- name: by_day
-SELECT day AS start, sum(quantity)::bigint AS quantity FROM usage_daily
-WHERE project_id = $1 AND mode = $2 AND meter = $3 AND day >= $4 AND day < $5 GROUP BY 1
-
 -- name: by_customer
 SELECT h.customer_id AS id, coalesce(c.name, c.external_id) AS name, h.quantity, h.events FROM (
     SELECT customer_id, sum(quantity)::bigint AS quantity, sum(events)::bigint AS events FROM usage_daily
@@ -49,17 +41,6 @@ ORDER BY e.at DESC, e.id DESC
 
 -- name: meters
 SELECT DISTINCT meter FROM usage_daily WHERE project_id = $1 AND mode = $2 AND day >= $3 ORDER BY 1 LIMIT 50
-
--- name: export
-SELECT h.day AS day, coalesce(c.external_id, h.customer_id) AS customer,
-       coalesce(k.prefix, h.key_id) AS key, coalesce(r.name, h.route_id) AS route, h.meter,
-       sum(h.quantity)::bigint AS quantity, sum(h.events)::bigint AS events
-FROM usage_daily h
-LEFT JOIN customers c ON c.id = h.customer_id AND c.project_id = $1
-LEFT JOIN keys k ON k.id = h.key_id AND k.project_id = $1
-LEFT JOIN routes r ON r.id = h.route_id AND r.project_id = $1
-WHERE h.project_id = $1 AND h.mode = $2 AND h.day >= $3 AND h.day < $4
-GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5 LIMIT 100000
 
 -- name: has_any
 SELECT EXISTS (SELECT FROM usage_daily WHERE project_id = $1 AND mode = $2)

@@ -47,6 +47,8 @@ _GROUPS: Final = (
         "Project",
         (
             Item("Team", "/dashboard/team", "team", Permission.MEMBERS_READ),
+            Item("Webhooks", "/dashboard/webhooks", "hook", Permission.WEBHOOKS_READ),
+            Item("Alerts", "/dashboard/alerts", "bell", Permission.USAGE_READ),
             Item("Audit log", "/dashboard/audit", "list", Permission.AUDIT_READ),
             Item("Settings", "/dashboard/settings", "gear", Permission.PROJECT_READ),
         ),

@@ -12,7 +12,7 @@ SELECT (SELECT count(*) FROM projects) AS projects, (SELECT count(*) FROM accoun
        (SELECT count(*) FROM outbox WHERE delivered_at IS NULL AND available_at < 'infinity') AS outbox,
        (SELECT count(*) FROM outbox WHERE delivered_at IS NULL AND available_at = 'infinity') AS given_up,
        (SELECT max(version) FROM schema_migrations) AS schema_version,
-       pg_size_pretty(pg_database_size(current_database())) AS size,
+       pg_database_size(current_database()) AS size,
        (SELECT extract(epoch FROM max(stored_at - at))::float8 FROM usage_events
         WHERE at > now() - interval '5 minutes') AS lag_s
 

@@ -120,16 +120,7 @@ class Redirect:
     session_token: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Raw:
-    """A file to download."""
-
-    body: bytes
-    content_type: str
-    filename: str
-
-
-Answer = Html | Redirect | Raw
+Answer = Html | Redirect
 Show = Callable[[View], Awaitable[Answer]]
 
 

@@ -10,7 +10,21 @@ from aiohttp import web
 from admin.api import auth
 from admin.site import Site
 from admin.store import Store
-from admin.web import audit, customers, entry, home, keys, operator, projects, routes, team, tiers, trial, usage
+from admin.web import (
+    audit,
+    customers,
+    entry,
+    home,
+    keys,
+    operator,
+    projects,
+    routes,
+    team,
+    tiers,
+    trial,
+    usage,
+    webhooks,
+)
 from admin.web.live import Live
 from admin.web.nav import nav
 from admin.web.page import Page
@@ -29,9 +43,15 @@ PAGES: Final[tuple[Page, ...]] = (
     *usage.PAGES,
     *team.PAGES,
     *audit.PAGES,
+    *webhooks.PAGES,
     *operator.PAGES,
 )
 ID_PATTERN: Final = "{id:[a-z]{1,8}_[0-9a-z]{1,64}}"
+_SHORT: Final = (
+    *("keys", "tiers", "routes", "customers", "usage", "team", "audit", "settings", "webhooks", "alerts"),
+    *("billing", "licences", "store"),
+)
+"""What is also found without /dashboard before it, as soon as there is such a page."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -53,7 +73,11 @@ def add_pages(app: web.Application, store: Store, site: Site) -> Web:
     app.router.add_get("/dashboard/live/{part:[a-z]{1,20}}", live.stream)
     app.on_shutdown.append(live.stop)
     app.router.add_get("/static/{name:[a-z.0-9]{1,80}}", _static(renderer.assets))
-    app.router.add_get("/", _to_dashboard)
+    app.router.add_get("/", _leads_to("/dashboard"))
+    known = {page.path for page in PAGES}
+    for name in _SHORT:
+        if f"/dashboard/{name}" in known:
+            app.router.add_get(f"/{name}", _leads_to(f"/dashboard/{name}"))
     return pages
 
 
@@ -93,5 +117,8 @@ def _static(assets: Assets) -> Handler:
     return serve
 
 
-async def _to_dashboard(_: web.Request) -> web.StreamResponse:
-    return web.Response(status=303, headers={"Location": "/dashboard"})
+def _leads_to(path: str) -> Handler:
+    async def redirect(_: web.Request) -> web.StreamResponse:
+        return web.Response(status=303, headers={"Location": path})
+
+    return redirect

@@ -68,7 +68,7 @@ class Renderer:
             lstrip_blocks=True,
             auto_reload=False,
         )
-        filters = (moment, day, ago, number, short, amount, money, data)
+        filters = (moment, day, ago, number, short, amount, meter_title, money, data)
         self._jinja.filters.update({function.__name__: function for function in filters})
         self._jinja.globals.update(asset=assets.url)
 
@@ -138,6 +138,15 @@ def short(value: int | None, otherwise: str = "–") -> str:
             scale = 10**3 if unit == "k" else size
             return f"{value / scale:,.3g} {unit}" if value / scale < 1000 else f"{value / scale:,.0f} {unit}"
     return f"{value:,}"
+
+
+_CAPITALS: Final = frozenset(("cpu", "mb", "api", "url"))
+
+
+def meter_title(meter: str) -> str:
+    """A meter as a heading: CPU ms, Bytes out."""
+    words = [word.upper() if word in _CAPITALS else word for word in meter.replace("_", " ").split()]
+    return " ".join([words[0] if words[0].isupper() else words[0].capitalize(), *words[1:]]) if words else meter
 
 
 def amount(value: int, meter: str) -> str:

@@ -29,7 +29,7 @@ from admin.changes import Refused
 from admin.declare.faults import path_text
 from admin.site import Site
 from admin.store import Store, StoreUnavailable
-from admin.web.page import Answer, Html, Page, Raw, Redirect, SignIn, View, Wrong, by_field
+from admin.web.page import Answer, Html, Page, Redirect, SignIn, View, Wrong, by_field
 from admin.web.render import Renderer
 from ledger import problems, sql
 from ledger.keys import Mode
@@ -198,9 +198,6 @@ def _respond(
 ) -> web.StreamResponse:
     if isinstance(answer, Redirect):
         return _redirect(pages, answer)
-    if isinstance(answer, Raw):
-        headers = {"Content-Disposition": f'attachment; filename="{answer.filename}"', "Cache-Control": "no-store"}
-        return web.Response(body=answer.body, content_type=answer.content_type, headers=headers)
     if answer.session_token is not None:
         token = answer.session_token
     flash_cookie = pages.site.flash_cookie

@@ -1,4 +1,4 @@
-"""/dashboard/usage: a month by day, by customer, key and route; the last requests; the same as CSV."""
+"""/dashboard/usage: a month by day, by customer, key and route; the last requests. CSV is the API's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 from admin.permissions import Permission
 from admin.web import figures
-from admin.web.page import Answer, Html, Page, Raw, View
+from admin.web.page import Answer, Html, Page, View
 from ledger.periods import months_after
 
 _MONTHS: Final = 12
@@ -50,13 +50,4 @@ def _before(view: View) -> datetime | None:
     return at if at.tzinfo is not None and 2000 <= at.year < 9000 else None
 
 
-async def export(view: View) -> Answer:
-    start, end = figures.parse_month(view.request.query.get("period"), datetime.now(UTC))
-    body = await figures.as_csv(view.connection, view.scope, start, end)
-    return Raw(body, "text/csv", f"usage-{view.scope.mode}-{start:%Y-%m}.csv")
-
-
-PAGES: Final = (
-    Page("/dashboard/usage", show, Permission.USAGE_READ),
-    Page("/dashboard/usage.csv", export, Permission.USAGE_READ),
-)
+PAGES: Final = (Page("/dashboard/usage", show, Permission.USAGE_READ),)

@@ -51,7 +51,7 @@ def gateway_url(settings: Settings) -> str:
 def with_admin_behind_gateway(settings: Settings) -> Settings:
     """The settings with admin's paths served at the gateway's origin too, unless they say otherwise.
 
-    The pages are then there, and mail is shown at /dev/mail unless it really leaves.
+    The pages are then there, mail is shown at /dev/mail unless it really leaves, and webhooks may go to this machine.
     """
     admin, gateway = settings.admin, settings.gateway
     if gateway.admin_url is None:
@@ -63,7 +63,8 @@ def with_admin_behind_gateway(settings: Settings) -> Settings:
             "show_mail": settings.mail.transport == "console",
         }
     )
-    return settings.model_copy(update={"gateway": gateway, "admin": admin})
+    worker = settings.worker.model_copy(update={"webhooks_to_private": True})
+    return settings.model_copy(update={"gateway": gateway, "admin": admin, "worker": worker})
 
 
 def sandbox_url(settings: Settings) -> str:

@@ -221,7 +221,12 @@ async def test_every_endpoint_asks_the_table(world: World, sign_in: SignIn, role
 
     browser = await as_role(world, sign_in, role, world.shop_id)
     for endpoint in ENDPOINTS:
-        path = endpoint.path.replace("{id}", "tier_0").replace("{customer}", "cus_0").replace("{event}", "0" * 32)
+        path = (
+            endpoint.path.replace("{id}", "tier_0")
+            .replace("{customer}", "cus_0")
+            .replace("{event}", "0" * 32)
+            .replace("{delivery}", "dlv_0")
+        )
         own = await browser(endpoint.method, path, {} if endpoint.writes else None, Tollgate_Project=world.shop_id)
         is_allowed = endpoint.needs in TABLE[role] and not endpoint.platform_only
         assert (own.status == 403) is not is_allowed, (endpoint, own.text)

@@ -27,6 +27,8 @@ async def paths(world: World, page: Page) -> str:
     table = page.path.split("/")[2]
     if table == "team":
         found = await world.pg.fetchval("SELECT account_id FROM members WHERE project_id = $1", world.shop_id)
+    elif table == "webhooks":
+        found = await endpoint_of(world, world.shop_id)
     elif table in ("routes", "upstreams"):
         found = await world.pg.fetchval(f"SELECT id FROM {table} WHERE project_id = $1", world.shop_id)
     else:
@@ -36,10 +38,23 @@ async def paths(world: World, page: Page) -> str:
     return page.path.replace("{id}", found)
 
 
+async def endpoint_of(world: World, project_id: str) -> str:
+    """A webhook endpoint of a project, made if need be; its secret opens with no key."""
+    await world.pg.execute(
+        "INSERT INTO webhook_endpoints (id, project_id, mode, url, secret) VALUES ($1, $2, 'test', 'https://h.example', '')"
+        " ON CONFLICT DO NOTHING",
+        f"whk_{project_id.partition('_')[2]}",
+        project_id,
+    )
+    return f"whk_{project_id.partition('_')[2]}"
+
+
 async def foreign_path(world: World, page: Page) -> str:
     table = page.path.split("/")[2]
     if table == "team":
         return page.path.replace("{id}", "acc_0")
+    if table == "webhooks":
+        return page.path.replace("{id}", await endpoint_of(world, world.rival_id))
     return page.path.replace(
         "{id}", await world.pg.fetchval(f"SELECT id FROM {table} WHERE project_id = $1", world.rival_id)
     )
@@ -99,8 +114,6 @@ async def test_what_pages_say_to_browsers(world: World, owner: Person) -> None:
         if page.path == "/dev/mail" or page.for_operator:
             continue
         answer = await owner.open(await paths(world, page))
-        if "csv" in page.path:
-            continue
         policy = answer.headers["Content-Security-Policy"]
         for directive in ("default-src 'none'", "script-src 'self'", "style-src 'self'", "frame-ancestors 'none'"):
             assert directive in policy
@@ -206,7 +219,7 @@ async def test_a_page_asks_few_questions(
     world: World, owner: Person, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As many with ten of everything as with one, and never more than 14."""
-    if path.endswith((".csv", "/operator")):
+    if path.endswith("/operator"):
         pytest.skip("not a page with lists of its own")
     asked: list[str] = []
     for name in ("fetch", "fetchrow", "fetchval", "execute"):
