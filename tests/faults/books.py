@@ -16,7 +16,8 @@ from ledger import names
 from ledger.ids import customer_id_for
 from ledger.periods import period_of
 from tests.faults.load import Seen
-from tests.faults.stack import PER_MINUTE, QUOTA, SHARDS, Stack
+from tests.faults.origin import UNITS
+from tests.faults.stack import ESTIMATE, PER_MINUTE, QUOTA, SHARDS, Stack
 from tests.support.gateway import PROJECT
 
 
@@ -108,6 +109,14 @@ async def compare(
     unanswered = len(served.keys() - set(seen.answered))
     if unanswered > seen.broken + seen.statuses[502] + seen.statuses[504]:
         tally.faults.append(f"{unanswered} requests were served without an answer, and only {seen.broken} broke off")
+    units = {e["id"].hex: orjson.loads(e["meters"]).get("units", 0) for e in events if charged[e["id"].hex]}
+    told = {"completed": {UNITS}, "orphaned": {ESTIMATE}}
+    if odd := [
+        e
+        for e in events
+        if charged[e["id"].hex] and units[e["id"].hex] not in told.get(e["outcome"], {UNITS, ESTIMATE})
+    ]:
+        tally.faults.append(f"{len(odd)} events have units that nobody told, such as {dict(odd[0])}")
     total = sum(charged.values())
     for table, quantity in rollups.items():
         if quantity != total:
@@ -128,23 +137,25 @@ async def _limits(
     was_shifted: bool,
 ) -> None:
     """No limit was passed, and the counters say what the ledger says."""
-    used: Counter[tuple[str, datetime]] = Counter()
+    used: Counter[tuple[str, str, datetime]] = Counter()
     times: dict[str, list[float]] = {}
     for e in events:
-        used[e["customer_id"], period_of(None, e["at"])[0]] += charged[e["id"].hex]
+        for meter in ("requests", "units"):
+            used[meter, e["customer_id"], period_of(None, e["at"])[0]] += orjson.loads(e["meters"]).get(meter, 0)
         if charged[e["id"].hex]:
             times.setdefault(e["customer_id"], []).append(e["at"].timestamp())
     async with stack.client() as client:
-        for (customer, start), quantity in used.items():
+        for (meter, customer, start), quantity in used.items():
             shard = names.shard_of(PROJECT, customer, SHARDS)
-            key = names.quota(shard, f"live:{customer}", "requests", int(start.timestamp()))
+            key = names.quota(shard, f"live:{customer}", meter, int(start.timestamp()))
             counter = await client.get(key)
             if counter is None and start != period_of(None, stack.now())[0]:
                 continue  # of a past period: not rebuilt
             if int(counter or 0) != quantity:
-                tally.faults.append(f"the counter of {ids[customer]} says {int(counter or 0)}, the ledger {quantity}")
+                said = f"{int(counter or 0)} {meter}, the ledger {quantity}"
+                tally.faults.append(f"the counter of {ids[customer]} says {said}")
             path, plan = customers[ids[customer]]
-            if plan == "tight":
+            if plan == "tight" and meter == "requests":
                 _count_beyond(tally, path, quantity, QUOTA)
     for customer, moments in times.items():
         path, plan = customers[ids[customer]]

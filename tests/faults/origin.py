@@ -11,7 +11,9 @@ from collections import Counter
 from types import TracebackType
 from typing import cast
 
-_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 6\r\n\r\nserved"
+UNITS = 7
+"""What each answer says that it cost."""
+_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 6\r\nX-Units: %d\r\n\r\nserved" % UNITS
 
 
 class _Connection(asyncio.Protocol):

@@ -35,6 +35,8 @@ from tollgate.dev.server import free_port
 SHARDS = 4
 QUOTA = 30
 PER_MINUTE = 15
+ESTIMATE = 3
+"""Units that are reserved for a request before its answer says how many they were."""
 SPOOL_BYTES = 1 << 20
 _SHIFTED = Path(__file__).parent / "shifted"
 
@@ -72,13 +74,17 @@ class Stack:
 
     async def _seed(self, rows: Catalogue) -> None:
         await rows.project()
-        await rows.tier("free", default=True)
-        await rows.tier("tight", quotas={"requests": QUOTA})
-        await rows.tier("minute", per_minute=PER_MINUTE)
+        await rows.tier("free", default=True, quotas={"units": None})
+        await rows.tier("tight", quotas={"requests": QUOTA, "units": None})
+        await rows.tier("minute", per_minute=PER_MINUTE, quotas={"units": None})
         self.key = await rows.key("sk")
         for policy in (StoreFailure.CLOSED, StoreFailure.SHARE):
             await rows.route(
-                policy.value, f"/{policy.value}/*", [("127.0.0.1", self.origin.port)], on_store_failure=policy
+                policy.value,
+                f"/{policy.value}/*",
+                [("127.0.0.1", self.origin.port)],
+                on_store_failure=policy,
+                meters={"requests": 1, "units": {"source": "header:X-Units", "estimate": ESTIMATE}},
             )
 
     # -- servers
