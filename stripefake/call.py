@@ -25,6 +25,12 @@ class Call:
     def now(self) -> int:
         return self.world.clock.now
 
+    def need(self, name: str) -> Any:
+        """A parameter that the types leave out and this fake does not. Raises Refusal."""
+        if not self.params.get(name):
+            raise Refusal(f"Missing required param: {name}.", param=name, code="parameter_missing")
+        return self.params[name]
+
     def given(self, *names: str) -> dict[str, Any]:
         """Those of the parameters that were given; '' unsets."""
         return {name: (self.params[name] or None) for name in names if name in self.params}

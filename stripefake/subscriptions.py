@@ -31,7 +31,7 @@ def period_end(anchor: int, start: int, recurring: Object) -> int:
 
 
 async def create(call: Call) -> Object:
-    return begin(call, call.params["customer"], call.params.get("items") or [], call.params)
+    return begin(call, call.need("customer"), call.params.get("items") or [], call.params)
 
 
 def begin(call: Call, customer: str, wanted: list[Object], params: Any) -> Object:

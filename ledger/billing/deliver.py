@@ -245,7 +245,14 @@ class Sender:
     async def _is_there(self, entry: Claimed) -> bool | None:
         """Whether Stripe counts an entry in doubt; None if that cannot be told. Raises StripeUnavailable."""
         rows = await self._pool.fetch(
-            _SQL["of_hour"], entry.project_id, entry.mode, entry.customer_id, entry.meter, entry.hour
+            _SQL["of_hour"],
+            entry.project_id,
+            entry.mode,
+            entry.customer_id,
+            entry.meter,
+            entry.hour,
+            entry.account,
+            entry.stripe_customer,
         )
         start = int(entry.hour.timestamp())
         found = await self._door.used(

@@ -200,9 +200,10 @@ async def ask_stripe(
             end=int(end.timestamp()),
         )
         hours = [datetime.fromtimestamp(hour, UTC) for hour in found]
-        await connection.execute(_SQL["forget_seen"], *name, start, end)
+        await connection.execute(_SQL["forget_seen"], *name, start, end, now)
         await connection.execute(_SQL["keep_seen"], *name, hours, list(found.values()), now)
-        told = {one["hour"]: one for one in await connection.fetch(_SQL["told_hours"], *name, start, end)}
+        place = (row["stripe_customer_id"], row["account"], row["event_name"])
+        told = {one["hour"]: one for one in await connection.fetch(_SQL["told_hours"], *name, start, end, *place)}
         for hour in sorted({*hours, *told}):
             sent = int(told[hour]["sent"] or 0) if hour in told else 0
             there = found.get(int(hour.timestamp()), 0)

@@ -84,30 +84,36 @@ GROUP BY 1, 2, 3
 ORDER BY 1, 2, 3;
 
 -- name: told
--- Whom Stripe was told of in the period, and how to ask about them.
-SELECT DISTINCT e.project_id, e.mode, e.customer_id, e.meter, e.event_name, a.account, c.stripe_customer_id
+-- Whom Stripe was told of in the period, and where: an account that was changed since is asked about what it was told.
+SELECT DISTINCT e.project_id, e.mode, e.customer_id, e.meter, e.event_name, CASE WHEN e.stripe_customer_id IS NULL
+    THEN a.account ELSE e.account END AS account, coalesce(e.stripe_customer_id, c.stripe_customer_id) AS stripe_customer_id
 FROM billing_entries e
-JOIN stripe_accounts a ON a.project_id = e.project_id AND a.mode = e.mode
-JOIN stripe_customers c ON c.project_id = e.project_id AND c.mode = e.mode AND c.customer_id = e.customer_id
+LEFT JOIN stripe_accounts a ON a.project_id = e.project_id AND a.mode = e.mode
+LEFT JOIN stripe_customers c ON c.project_id = e.project_id AND c.mode = e.mode AND c.customer_id = e.customer_id
 WHERE e.state = 'sent' AND e.starts_at >= $1 AND e.starts_at < $2 AND ($3::text IS NULL OR e.project_id = $3)
-    AND e.mode = ANY($4)
-ORDER BY 1, 2, 3, 4;
+    AND e.mode = ANY($4) AND coalesce(e.stripe_customer_id, c.stripe_customer_id) IS NOT NULL
+ORDER BY 1, 2, 3, 4, 5, 6, 7;
 
 -- name: told_hours
 SELECT date_trunc('hour', starts_at, 'UTC') AS hour, sum(value) FILTER (WHERE state = 'sent') AS sent,
     bool_or(state = 'due' AND doubt_since IS NOT NULL) AS is_in_doubt, max(sent_at) AS last_sent_at
 FROM billing_entries
 WHERE project_id = $1 AND mode = $2 AND customer_id = $3 AND meter = $4 AND starts_at >= $5 AND starts_at < $6
+    AND (stripe_customer_id IS NULL OR (stripe_customer_id = $7 AND coalesce(account, '') = coalesce($8, '')))
+    AND event_name = $9
 GROUP BY 1;
 
 -- name: forget_seen
+-- What is not of this look ($7).
 DELETE FROM stripe_seen
-WHERE project_id = $1 AND mode = $2 AND customer_id = $3 AND meter = $4 AND hour >= $5 AND hour < $6;
+WHERE project_id = $1 AND mode = $2 AND customer_id = $3 AND meter = $4 AND hour >= $5 AND hour < $6 AND seen_at <> $7;
 
 -- name: keep_seen
+-- Units of one look ($7) add up, where usage of one customer was sent to several places.
 INSERT INTO stripe_seen (project_id, mode, customer_id, meter, hour, units, seen_at)
 SELECT $1, $2, $3, $4, h.hour, h.units, $7 FROM unnest($5::timestamptz[], $6::numeric[]) AS h (hour, units)
-ON CONFLICT (project_id, mode, customer_id, meter, hour) DO UPDATE SET units = excluded.units, seen_at = excluded.seen_at;
+ON CONFLICT (project_id, mode, customer_id, meter, hour) DO UPDATE
+SET units = CASE WHEN stripe_seen.seen_at = $7 THEN stripe_seen.units ELSE 0 END + excluded.units, seen_at = excluded.seen_at;
 
 -- name: keep_report
 INSERT INTO reconciliations (began_at, period_start, period_end, project_id, is_repair, drift, report)

@@ -57,6 +57,7 @@ async def reconcile(
                 done += await counters.put_right(redis, report.counters)
             except (RedisError, OSError) as error:
                 log.warning("counters could not be put right: %s", type(error).__name__)
+        moment += timedelta(microseconds=1)  # another look
         report = await _compare(connection, start, end, project_id, redis, shards, door, moment)
         report.repairs = done
     await keep(connection, report, moment, is_repair=is_repair)

@@ -101,6 +101,22 @@ async def test_a_relinked_customer_and_a_connected_account(world: World, writer:
     assert len(world.fake.world.half("acct_1", livemode=True).meter_events) == 1
 
 
+async def test_an_entry_in_doubt_stays_where_it_was_sent(world: World, writer: Writer) -> None:
+    """The account and the customer are changed while nobody knows whether Stripe has it."""
+    await use(writer, 5)
+    await world.seal()
+    world.fault("drop_after", times=1)
+    await world.sender().send_due()
+    world.fake.world.accounts.add("acct_1")
+    await world.pg.execute("UPDATE stripe_accounts SET account = 'acct_1'")
+    await world.pg.execute("UPDATE stripe_customers SET stripe_customer_id = 'cus_other' WHERE customer_id = 'cus_ada'")
+
+    await world.send_all()
+    assert await world.reasons() == [("sent", "duplicate")] or await world.reasons() == [("sent", "accepted")]
+    assert world.billed() == {"cus_ada": 5}
+    assert world.fake.world.half("acct_1", livemode=True).meter_events == []
+
+
 async def test_without_a_key_of_its_mode_nothing_is_sent(world: World, writer: Writer) -> None:
     await use(writer, 5)
     await world.seal()

@@ -166,6 +166,29 @@ async def test_a_repair_that_is_repeated_changes_nothing(billed: World) -> None:
     assert await billed.pg.fetch("SELECT * FROM billing_slots ORDER BY customer_id, starts_at") == books
 
 
+async def test_what_was_told_to_another_account_is_looked_for_there(billed: World, writer: Writer) -> None:
+    """Else a change of account would look as if Stripe had lost everything, and be sent again."""
+    billed.fake.world.accounts.add("acct_1")
+    client = billed.door._client("live")
+    to_other: Any = {"stripe_account": "acct_1"}
+    await client.v1.billing.meters.create_async(
+        {"display_name": "API", "event_name": "api", "default_aggregation": {"formula": "sum"}}, to_other
+    )
+    ada = await client.v1.customers.create_async({"name": "Ada"}, to_other)
+    await billed.pg.execute("UPDATE stripe_accounts SET account = 'acct_1'")
+    await billed.pg.execute("UPDATE stripe_customers SET stripe_customer_id = $1 WHERE customer_id = 'cus_ada'", ada.id)
+    await writer.store([entry(fact(meters={"requests": 100}))])  # in an hour that the other account knows too
+    await billed.seal()
+    await billed.send_all()
+
+    billed.pass_time(DAY * 2)
+    report = await run(billed, repair=True)
+    assert report.is_clean
+    assert report.repairs == []
+    figures = next(one for one in report.figures if (one.customer_id, one.meter) == ("cus_ada", "requests"))
+    assert (figures.sent, figures.stripe) == (112, 112)
+
+
 async def test_too_many_requests_are_waited_for(billed: World) -> None:
     billed.fake.world.faults.add({"kind": "429", "path": "/v1/billing/meters", "times": 2})
     report = await run(billed)
