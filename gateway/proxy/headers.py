@@ -64,6 +64,18 @@ def _poses(name: bytes, credential_field: bytes, replaced: frozenset[bytes]) -> 
     return dashed in _NEVER_TO_UPSTREAM or dashed == credential_field or dashed in replaced or dashed in _FRAMING
 
 
+def trailers_to_upstream(trailers: bytes, replaced: frozenset[bytes]) -> bytes:
+    """The request's trailer lines that pass: none under a name that is not the client's to send, in any spelling."""
+    dropped = _NEVER_TO_UPSTREAM | replaced
+    return b"".join(
+        [
+            line
+            for line in trailers.splitlines(True)
+            if line.partition(b":")[0].lower().replace(b"_", b"-") not in dropped
+        ]
+    )
+
+
 def to_client(fields: Fields, *, drop_length: bool, also: frozenset[bytes] = frozenset()) -> bytes:
     """The response's fields that pass, as lines; without Content-Length where the status forbids one, and `also`."""
     dropped = _NEVER_TO_CLIENT | also

@@ -30,7 +30,7 @@ from gateway.http1.response import (
     forbids_framing,
     parse_status_line,
 )
-from gateway.proxy.headers import to_client
+from gateway.proxy.headers import to_client, trailers_to_upstream
 from ledger import problems
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class UpstreamConnection(asyncio.Protocol):
                 pieces = [encode_chunk(piece) for piece in pieces]
             head = b"".join((head, *pieces))
         if self._request_chunked and ex.body_done:
-            head += _last_chunk(ex.body_trailers)
+            head += _last_chunk(_passing(ex, ex.body_trailers))
         transport.write(head)
         if ex.body_done:  # until then it is the client that must go on
             ex.deadline = self._clock.now + ex.read_timeout
@@ -164,8 +164,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def end_body(self, trailers: bytes) -> None:
         self._request_done = True
-        if self._request_chunked and self._transport is not None:
-            self._transport.write(_last_chunk(trailers))
+        if self._request_chunked and self._transport is not None and self._ex is not None:
+            self._transport.write(_last_chunk(_passing(self._ex, trailers)))
 
     def pause_reading(self) -> None:
         if self._transport is not None and not self._paused:
@@ -376,6 +376,14 @@ class UpstreamConnection(asyncio.Protocol):
     def time_out(self) -> None:
         """The upstream was silent for too long."""
         self._fail(problems.UPSTREAM_TIMEOUT, "no answer in time")
+
+
+def _passing(ex: Exchange, trailers: bytes) -> bytes:
+    """The request's trailers that this route lets pass."""
+    if not trailers:
+        return trailers
+    route = ex.plan.route if ex.plan is not None else None
+    return trailers_to_upstream(trailers, route.replaced if route is not None else frozenset())
 
 
 def _last_chunk(trailers: bytes) -> bytes:

@@ -12,7 +12,7 @@ import pytest
 from config.encryption import decode_keys, new_key
 from ledger.vault import Vault
 from tests.gateway.conftest import MakeStage
-from tests.gateway.wire import answering, ask, ok, request
+from tests.gateway.wire import answering, ask, ok, read_answer, request
 from tests.support.gateway import ENCRYPTION_KEY, until
 
 HELLO = answering(ok(b"hello"))
@@ -77,6 +77,20 @@ async def test_a_routes_own_goes_in_place_of_its_upstreams(stage: MakeStage) -> 
     assert (await ask(await s.client(), request(key=s.key))).status == 200
     assert b"\r\nX-Own: own\r\n" in s.upstream.received[0]
     assert b"X-Up" not in s.upstream.received[0]
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+async def test_nor_does_one_in_the_trailers(stage: MakeStage, is_late: bool) -> None:
+    s = await stage(HELLO, route={"credential": {"header": "X-Up-Key", "value": SECRET}})
+    client = await s.client()
+    head = request("/api/x", s.key, "Transfer-Encoding: chunked", method="POST") + b"1\r\na\r\n"
+    rest = b"0\r\nX-Up-Key: theirs\r\nx_up_key: theirs\r\nX-Tollgate-Secret: theirs\r\nX-Sum: kept\r\n\r\n"
+    await client.send(head if is_late else head + rest)
+    if is_late:
+        await until(lambda: s.upstream.received and s.upstream.received[0].endswith(b"a\r\n"))
+        await client.send(rest)
+    assert (await read_answer(client)).status == 200
+    assert s.upstream.received[0].endswith(b"0\r\nX-Sum: kept\r\n\r\n")
 
 
 async def test_a_client_cannot_name_it_away(stage: MakeStage) -> None:
