@@ -7,6 +7,7 @@ known but for the key in them (gateway.memory). Failure: a `Refusal`, never an e
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -356,6 +357,40 @@ async def customer_of(
     except Unavailable:
         return Refusal(problems.AUTH_UNAVAILABLE, RETRY_SOON, Admission.UNAVAILABLE)
     return customer, tier
+
+
+def is_as_it_was(gw: Gateway, caller: Caller) -> bool:
+    """True if nothing that a caller's key and customer allow has changed since it was recognised. No I/O."""
+    principal, customer = caller.plan.principal, caller.plan.customer
+    if principal is None or gw.snapshot.generation == caller.generation:
+        return True  # what a token says holds as long as the token
+    if gw.snapshot.known(principal.key_hash) is not principal:
+        return False
+    if customer is None or principal.customer is customer or customer.external_id is None:
+        return True
+    where = (principal.project_id, principal.mode, customer.external_id)
+    return gw.snapshot.known_end_user(*where) is customer
+
+
+async def look_again(gw: Gateway, ex: Exchange, caller: Caller) -> Caller | None:
+    """A caller whose request is long, as it is now: with the tier and the limits of today; None if it may not go on.
+
+    Raises Unavailable. The route stays the one that it came by.
+    """
+    was = caller.plan.principal
+    assert was is not None
+    generation, now = gw.snapshot.generation, time.time()
+    principal = gw.snapshot.known(was.key_hash) or await gw.snapshot.principal(was.key_hash)
+    address = ex.client.sender(ex.fields).address
+    if principal is None or refusal(principal, caller.route, ex.line.method, ex.fields, address, now) is not None:
+        return None
+    who = await customer_of(gw, ex, principal)
+    if isinstance(who, Refusal):
+        if who.problem.status == 503:
+            raise Unavailable(who.problem.code)
+        return None
+    plan = _plan(gw, generation, caller.route, was.mode, principal, *who, now, is_websocket=caller.is_websocket)
+    return replace(caller, plan=plan, generation=generation)
 
 
 def plan_at(gw: Gateway, caller: Caller, now: float) -> Plan:

@@ -79,8 +79,9 @@ class WebSocketGate:
         self._both -= 1
         return True
 
-    def granted(self, quantities: Sequence[int] | None) -> None:
+    def granted(self, quantities: Sequence[int] | None, metering: Metering) -> None:
         """A new part, and what it holds of each meter; None: whatever it needs."""
+        self._metering = metering
         lease = self._metering.settle_every_messages or 1
         left = {"messages_in": _NO_LIMIT, "messages_out": _NO_LIMIT, "messages": lease}
         for meter, quantity in zip(self._metering.measured, quantities or (), strict=quantities is not None):
@@ -139,10 +140,10 @@ class WebSocketGate:
                 ex.upstream.pause_reading()
             self._want()
 
-    def close(self, meter: str) -> None:
-        """A quota is used up: close both sides with 1008, the client's once the frame that it is getting is whole."""
+    def close(self, reason: str) -> None:
+        """Close both sides with 1008, the client's once the frame that it is getting is whole."""
         self._is_closing = True
-        self._reason = b"quota used up: " + meter.encode()
+        self._reason = reason.encode()
         self._close_if_between_frames()
 
     def _close_if_between_frames(self) -> None:
@@ -170,7 +171,7 @@ class WebSocketGate:
         if self._ex.is_over:
             return
         if is_open:
-            self.granted(None)
+            self.granted(None, self._metering)
             self.release()
         else:
             self._want()

@@ -5,17 +5,21 @@ until its reply is there belongs to the next part, which is settled in any case;
 follow from the request's id and the part's number. What only the end of an answer tells (tokens) counts in the last part,
 fixed quantities in the first. A part belongs to the quota period it began in.
 
+With each part a caller whose key, tier or customer has changed is looked at again: the next part is under what holds now,
+and a request whose key was revoked is broken off.
+
 Failure: while Redis is away, or its counters are lost, nothing is cut and the part goes on.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
-from gateway.callers import plan_at
+from gateway.callers import is_as_it_was, look_again, plan_at
 from gateway.exchange import LimitReached
 from gateway.gate import WebSocketGate
 from gateway.limits.decide import UNKNOWN
@@ -23,6 +27,7 @@ from gateway.limits.renewal import Part, Share
 from gateway.metering.count import NO_FLOW, Flow, flow_as_json, flow_of
 from gateway.metering.event import part_event_of
 from gateway.metering.metering import as_json, measured, so_far
+from gateway.store.snapshot import Unavailable
 from ledger.events import Outcome
 from ledger.ids import part_id
 
@@ -32,6 +37,8 @@ if TYPE_CHECKING:
     from gateway.limits.plan import Plan, Quota
     from gateway.memory import Caller
     from gateway.metering.reader import AnswerReader
+
+_log = logging.getLogger("gateway.parts")
 
 _AGAIN_S: Final = 0.25
 _MESSAGES: Final = frozenset(("messages_in", "messages_out", "messages"))
@@ -49,7 +56,19 @@ class _State(NamedTuple):
 class Parts:
     """The parts of one exchange, from its answer's head on."""
 
-    __slots__ = ("_before", "_caller", "_ex", "_final", "_gw", "_is_spooled", "_now", "_shares", "_timer", "gate")
+    __slots__ = (
+        "_before",
+        "_caller",
+        "_ex",
+        "_final",
+        "_gw",
+        "_is_spooled",
+        "_looking",
+        "_now",
+        "_shares",
+        "_timer",
+        "gate",
+    )
 
     def __init__(self, gw: Gateway, ex: Exchange, caller: Caller) -> None:
         self._gw = gw
@@ -63,10 +82,11 @@ class Parts:
         self._shares: list[Share] = []
         self._final: tuple[Outcome, Flow] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._looking: asyncio.Task[None] | None = None
         self.gate: WebSocketGate | None = None
         if ex.tunnel is not None and ex.status == 101 and plan.metering.settle_every_messages is not None:
             self.gate = WebSocketGate(ex, self, plan.metering)
-            self.gate.granted(self._now.held)
+            self.gate.granted(self._now.held, plan.metering)
         self._wind_up(plan.metering.settle_every_s)
 
     @property
@@ -88,6 +108,7 @@ class Parts:
         limiter = self._gw.limiter
         if self._ex.is_over or not limiter.is_current:
             return False
+        self._look_again()
         ending, number = self._now, self._now.number + 1
         flow = flow_of(self._ex, time.monotonic_ns())
         quantities = so_far(ending.part.plan.metering, flow.since(ending.began))
@@ -114,6 +135,8 @@ class Parts:
     def finish(self, outcome: Outcome, now_ns: int) -> bool:
         """Settle the last part, now or as soon as it is known what it holds. False if there was only one part."""
         self._stop_timer()
+        if self._looking is not None:
+            self._looking.cancel()
         if not self.is_divided:
             return False
         self._final = outcome, flow_of(self._ex, now_ns)
@@ -146,16 +169,12 @@ class Parts:
         if self._final is not None:
             self._settle()
         elif verdict > 0:
-            self._gw.metrics.counts["cut_off_total"] += 1
-            if self.gate is not None:
-                self.gate.close(self._shares[verdict - 1].quota.meter)
-            else:
-                self._ex.throw(LimitReached())
+            self._break_off(f"quota used up: {self._shares[verdict - 1].quota.meter}")
         else:
             self._wind_up(self._now.part.plan.metering.settle_every_s if is_known else _AGAIN_S)
             if self.gate is not None:
                 if is_known:
-                    self.gate.granted(held)
+                    self.gate.granted(held, self._now.part.plan.metering)
                 else:
                     self.gate.go_on()
                 self.gate.release()
@@ -169,6 +188,37 @@ class Parts:
         meters = flow_as_json(fixed, passed, is_tunnel=ex.tunnel is not None and ex.status == 101)
         notes = {"part_of": ex.id.decode(), "part": state.number} | notes
         return part_event_of(ex, part.plan.identity, meters, outcome, (part.id, part.at_ms, passed.duration_ms), notes)
+
+    def _break_off(self, reason: str) -> None:
+        self._gw.metrics.counts["cut_off_total"] += 1
+        if self.gate is not None:
+            self.gate.close(reason)
+        else:
+            self._ex.throw(LimitReached())
+
+    # -- what has changed about the caller
+
+    def _look_again(self) -> None:
+        """See to it that further parts are those of a caller who may go on, and under the limits of today."""
+        if self._looking is None and not is_as_it_was(self._gw, self._caller):
+            self._looking = asyncio.create_task(self._look(), name="look again at the caller of a long request")
+
+    async def _look(self) -> None:
+        try:
+            caller = await look_again(self._gw, self._ex, self._caller)
+        except Unavailable:
+            return  # with the next part
+        except Exception:  # noqa: BLE001 - the request must not end by it
+            _log.exception("cannot look again at a caller", extra={"request_id": self._ex.id.decode()})
+            return
+        finally:
+            self._looking = None
+        if self._ex.is_over:
+            return
+        if caller is None:
+            self._break_off("the key is not valid any more")
+        else:
+            self._caller = caller
 
     # -- time
 

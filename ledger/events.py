@@ -44,7 +44,7 @@ class Outcome(StrEnum):
     INTERIM = "interim"
     """A part of a long request or connection: further parts follow."""
     LIMIT_REACHED = "limit_reached"
-    """Broken off by the gateway, as a quota was used up on the way."""
+    """Broken off by the gateway, as a quota was used up on the way, or the key was revoked."""
     COUNTED = "counted"
     """POST /api/data: counted without proxying."""
     ORPHANED = "orphaned"

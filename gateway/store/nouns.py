@@ -43,7 +43,7 @@ class Customer:
 
 @dataclass(slots=True, eq=False)
 class Principal:
-    """Who a key is. `expires_at` is Unix seconds."""
+    """Who a key is. `expires_at` is Unix seconds; `key_hash` is what it is looked up by."""
 
     key_id: str
     project_id: str
@@ -56,6 +56,7 @@ class Principal:
     allowed_ips: tuple[IPv4Network | IPv6Network, ...]
     expires_at: float | None
     is_revoked: bool
+    key_hash: bytes = b""
     plans: dict[Any, Any] = field(default_factory=dict)
     recalled: Any = None
     """Who it was found to be last, put here by the pipeline."""

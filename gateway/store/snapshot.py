@@ -312,6 +312,7 @@ class Snapshot:
             allowed_ips=tuple(row["allowed_ips"]),
             expires_at=row["expires_at"],
             is_revoked=row["is_revoked"],
+            key_hash=key_hash,
         )
         if generation == self.generation:
             if len(self._principals) >= self._max_keys:

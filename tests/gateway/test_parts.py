@@ -22,7 +22,7 @@ from tests.gateway.conftest import MakeStage, Stage
 from tests.gateway.metering.test_frames import frame
 from tests.gateway.test_websocket import ACCEPTED, HANDSHAKE
 from tests.gateway.wire import answering, drop, ok, read_answer, read_request, request
-from tests.support.gateway import Books, until
+from tests.support.gateway import Books, Catalogue, until
 from tests.support.raw import Peer
 from tests.support.upstreams.models import COMPLETION, PROMPT, Model
 
@@ -426,3 +426,57 @@ async def test_whatever_happens_the_books_agree_with_the_upstream(
     used = (await books.quotas())["messages_in"]
     assert echo.messages <= total(events, "messages_in") == used <= limit
     assert await books.reservations() == []
+
+
+# -- what changes meanwhile
+
+
+async def test_a_key_that_is_revoked_ends_its_connections_with_the_next_part(
+    stage: MakeStage, books: Books, catalogue: Catalogue
+) -> None:
+    s = await stage(Echo(), route={"settle_every_messages": 4, "meters": {"requests": 1, "chat": "messages_in"}})
+    client = await dial(s)
+    await client.send(ASKED)
+    await client.read_exactly(len(ECHO))
+    await catalogue.pg.execute("UPDATE keys SET revoked_at = now()")
+    await s.inside.caught_up(catalogue.pg)
+    await client.send(ASKED * 8)
+    assert (await client.read_to_end()).endswith(b"the key is not valid any more")
+    events = await the_parts(s, books)
+    assert events[-1]["outcome"] == Outcome.LIMIT_REACHED
+    assert total(events, "messages_in") == total(events, "chat") <= 9
+
+
+async def test_a_new_limit_holds_from_the_next_part_on(stage: MakeStage, books: Books, catalogue: Catalogue) -> None:
+    s = await stage(Echo(), tier={"quotas": {"messages_in": 6}}, route={"settle_every_messages": 3})
+    client = await dial(s)
+    await client.send(ASKED * 2)
+    await client.read_exactly(2 * len(ECHO))
+    await catalogue.pg.execute("UPDATE tier_quotas SET quota = 11")
+    await catalogue.pg.execute(
+        "INSERT INTO tier_quotas (tier_id, meter, quota) SELECT tier_id, 'bytes_out', NULL FROM tier_quotas"
+    )
+    await s.inside.caught_up(catalogue.pg)
+    for _ in range(9):
+        await client.send(ASKED)
+        await client.read_exactly(len(ECHO))
+        await asyncio.sleep(0.005)
+    await client.send(ASKED)
+    assert (await client.read_to_end()).endswith(b"messages_in")
+    await s.inside.settled()
+    events = {event["id"]: event for event in await books.events()}.values()
+    assert total(events, "messages_in") == 11 == (await books.quotas())["messages_in"]
+
+
+async def test_a_change_that_does_not_matter_changes_nothing(
+    stage: MakeStage, books: Books, catalogue: Catalogue
+) -> None:
+    s = await stage(Echo(), tier={"quotas": {"messages_in": 6}}, route={"settle_every_messages": 3})
+    client = await dial(s)
+    await catalogue.customer("somebody else")
+    await s.inside.caught_up(catalogue.pg)
+    await client.send(ASKED * 5)
+    await client.read_exactly(5 * len(ECHO))
+    assert exchange_of(s).parts._looking is None
+    drop(client)
+    assert total(await the_parts(s, books), "messages_in") == 5
