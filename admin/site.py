@@ -47,12 +47,10 @@ class Site:
         return "__Host-tollgate_flash" if self.is_secure else "tollgate_flash"
 
     def address_of(self, request: web.Request) -> str:
-        """The client's address. Behind a gateway it is what the gateway saw, or what a proxy in front of that saw."""
+        """The client's address. Behind a gateway it is the first of the gateway's list, which has no claim of a client."""
         address = request.remote or "unknown"
         if self.trusts_forwarded:
-            hops = [hop.strip() for value in request.headers.getall("X-Forwarded-For", []) for hop in value.split(",")]
-            if hops:
-                address = hops[-2] if len(hops) > 1 else hops[0]
+            address = request.headers.get("X-Forwarded-For", address).partition(",")[0].strip()
         try:
             return str(ip_address(address))
         except ValueError:
