@@ -101,7 +101,7 @@ class MeterSpec(Spec):
 
 
 def _meter_kind(value: Any) -> str:
-    return "measured" if isinstance(value, str | dict | MeterSpec) else "fixed"
+    return "[measured]" if isinstance(value, str | dict | MeterSpec) else "[fixed]"
 
 
 def _bare_source(value: Any) -> Any:
@@ -109,8 +109,8 @@ def _bare_source(value: Any) -> Any:
 
 
 Meter = Annotated[
-    Annotated[int, Field(ge=0, le=1_000_000_000, strict=True), Tag("fixed")]
-    | Annotated[MeterSpec, BeforeValidator(_bare_source), Tag("measured")],
+    Annotated[int, Field(ge=0, le=1_000_000_000, strict=True), Tag("[fixed]")]
+    | Annotated[MeterSpec, BeforeValidator(_bare_source), Tag("[measured]")],
     Discriminator(_meter_kind),
 ]
 

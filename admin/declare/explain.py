@@ -35,6 +35,8 @@ _WORDS: Final = {
     "datetime_type": "expected a moment such as 2027-01-31T00:00:00Z",
     "timezone_aware": "expected a time zone, such as in 2027-01-31T00:00:00Z",
 }
+_NOT_WRITTEN: Final = ("[key]", "[fixed]", "[measured]")
+"""Parts of a place that are pydantic's or ours: a mapping's key, and the kinds of a meter."""
 _TOO_FEW: Final = "expected at least"
 _LONGEST_SHOWN: Final = 60
 
@@ -43,7 +45,7 @@ def explain(error: ValidationError, model: type[BaseModel], value: Any, tree: No
     """All that is wrong with `value`, one fault per field; with the tree it came from, each has its place in the text."""
     messages: dict[Loc, list[tuple[str, str]]] = {}
     for detail in error.errors(include_url=False):
-        loc = tuple(part for part in detail["loc"] if part != "[key]")
+        loc = tuple(part for part in detail["loc"] if part not in _NOT_WRITTEN)
         message = _message(detail, loc, model)
         if detail["type"] != "missing":
             loc = _written(value, loc)

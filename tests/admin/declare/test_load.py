@@ -120,3 +120,22 @@ def test_a_large_file_is_quick() -> None:
     began = time.perf_counter()
     assert len(load(text, "f.yaml").projects[0].customers) == 20_000
     assert time.perf_counter() - began < 10  # 0.4 s; what it must not be is quadratic
+
+
+@pytest.mark.parametrize(
+    ("meters", "said"),
+    [
+        ("{a: usage}", "meters.a: expected a source such as $.usage.total_tokens"),
+        ('{a: {source: "$.a", estimat: 5}}', "meters.a.estimat: unknown field; did you mean 'estimate'?"),
+        ("{a: {estimate: 5}}", "meters.a.source: is missing"),
+        ("{a: 1.5}", "meters.a: expected a whole number, got 1.5"),
+        ("{bytes_out: 5}", "meters: bytes_out is what the gateway measures under that name"),
+    ],
+)
+def test_a_meter_that_is_not_one_is_told_where_it_is_written(meters: str, said: str) -> None:
+    text = (
+        "projects: [{name: x, upstreams: [{name: u, targets: ['http://a']}], routes: [{name: r, path: /*, upstream: u, "
+    )
+    with pytest.raises(DeclarationError) as caught:
+        load(f"{text}meters: {meters}}}]}}]", "f.yaml")
+    assert f"projects[0].routes[0].{said}" in str(caught.value)
