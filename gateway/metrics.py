@@ -95,6 +95,7 @@ class Metrics:
         self.admissions = [0] * len(Admission)
         self.counts = {
             "connections_total": 0,
+            "would_have_refused_total": 0,
             "connections_refused_total": 0,
             "preflights_total": 0,
             "cut_off_total": 0,

@@ -20,7 +20,8 @@ from gateway.exchange import BodyTooLarge, ClientGone, LimitReached, Tunnel, sus
 from gateway.forward import connect, drop_upstream, prepare, try_again, upstream_head
 from gateway.http1.response import CHUNKED, LENGTH, NONE, TUNNEL
 from gateway.limits.caps import Hold, take
-from gateway.limits.decide import ADMITTED, UNKNOWN, Denial, denial_of, later, limit_headers
+from gateway.limits.decide import ADMITTED, UNKNOWN, Denial, denial_of, later, limit_headers, would_have_refused
+from gateway.limits.plan import BURST_MINUTES
 from gateway.memory import Caller, TurnedAway
 from gateway.metering.ask import (
     ANSWER_FIELDS,
@@ -257,6 +258,9 @@ def verdict(gw: Gateway, ex: Exchange, plan: Plan, reply: list[int] | None) -> b
     if reply[0] == ADMITTED:
         gw.metrics.admissions[Admission.ADMITTED] += 1
         plan.seen = reply
+        if plan.is_shadow and (beyond := would_have_refused(plan, reply)) is not None:
+            gw.metrics.counts["would_have_refused_total"] += 1
+            return limit_headers(plan, reply) + b"X-Tollgate-Would-Refuse: %b\r\n" % beyond.encode()
         return limit_headers(plan, reply)
     if reply[0] == UNKNOWN:
         gw.limiter.knows_counters = False
@@ -285,7 +289,8 @@ def _denied(denial: Denial) -> Refusal:
     by_rate = denial.problem is problems.RATE_LIMITED
     counted_as = Admission.RATE_LIMITED if by_rate else Admission.QUOTA_EXCEEDED
     headers = denial.headers + b"Retry-After: %d\r\n" % denial.wait_s
-    what = "requests in 60 s" if by_rate else f"{denial.violated} in this period"
+    length_s = 60 * BURST_MINUTES if str(denial.violated).endswith("-burst") else 60
+    what = f"requests in {length_s} s" if by_rate else f"{denial.violated} in this period"
     detail = f"The limit of {denial.limit} {what} is reached. Try again in {denial.wait_s} s."
     return Refusal(denial.problem, headers, counted_as, detail, denial.violated)
 

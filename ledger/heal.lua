@@ -18,7 +18,7 @@ for _ = 1, windows do
     local count = tonumber(ARGV[a])
     redis.call('DEL', KEYS[k])
     for i = 1, count do redis.call('RPUSH', KEYS[k], ARGV[a + i]) end
-    redis.call('PEXPIRE', KEYS[k], '120000')
+    redis.call('PEXPIRE', KEYS[k], '600000')
     k, a = k + 1, a + 1 + count
 end
 for i = k, #KEYS do redis.call('DEL', KEYS[i]) end

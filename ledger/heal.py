@@ -39,7 +39,7 @@ from redis.exceptions import RedisError
 from ledger import names, sql
 from ledger.names import STREAM_FIELD
 from ledger.periods import CALENDAR
-from ledger.recount import WINDOW_MS, Held, Recount, event_of, held_of, last_periods
+from ledger.recount import BURST_MS, WINDOW_MS, Held, Recount, event_of, held_of, last_periods
 
 _SQL: Final = sql.load("ledger", "heal.sql")
 _ALIVE_S: Final = 8.0
@@ -177,7 +177,7 @@ class Healer:
             limited = {r["id"] for r in await connection.fetch(_SQL["limited"])}
             by_customer = {customer: anchor for (_, _, customer), anchor in anchors.items()}
             facts = await _facts(connection, anchors, now)
-            since_ms = int(now.timestamp() * 1000) - WINDOW_MS
+            since_ms = int(now.timestamp() * 1000) - (BURST_MS if "burst" in limited else WINDOW_MS)
             lately = await connection.fetch(_SQL["lately"], datetime.fromtimestamp(since_ms / 1000, UTC))
             for shard in lost:
                 base = Recount(self._shards, {shard}, by_customer, limited)

@@ -64,7 +64,10 @@ SELECT id FROM keys WHERE requests_per_minute IS NOT NULL
 UNION ALL
 SELECT id FROM routes WHERE spec ->> 'requests_per_minute' IS NOT NULL
 UNION ALL
-SELECT DISTINCT 'meter:' || meter FROM tier_quotas;
+SELECT DISTINCT 'meter:' || meter FROM tier_quotas
+UNION ALL
+SELECT 'burst' WHERE EXISTS (SELECT FROM tiers WHERE burst IS NOT NULL)
+    OR EXISTS (SELECT FROM routes WHERE spec ->> 'burst' IS NOT NULL);
 
 -- name: is_empty
 SELECT NOT EXISTS (SELECT FROM usage_hourly);

@@ -68,6 +68,11 @@ def window(shard: int, scope: str) -> str:
     return f"tg:{{{shard:02d}}}:win:{scope}"
 
 
+def burst_scope(scope: str) -> str:
+    """The longer window beside the one of a minute."""
+    return f"{scope}:burst"
+
+
 def quota(shard: int, owner: str, meter: str, period_start: int) -> str:
     return f"tg:{{{shard:02d}}}:quota:{owner}:{meter}:{period_start}"
 

@@ -21,6 +21,8 @@ from ledger.meters import IN_EVERY_EVENT
 from ledger.periods import period_of
 
 WINDOW_MS: Final = 60_000
+BURST_MS: Final = 5 * WINDOW_MS
+"""The longest window there is: that of a burst (gateway.limits.plan)."""
 
 
 class Counter(NamedTuple):
@@ -99,6 +101,9 @@ class Recount:
         for where, scope in places:
             if where in self.wanted and scope is not None:
                 self.windows[where].setdefault(names.window(where, scope), []).append(at_ms)
+                if "burst" in self.limited:
+                    longer = names.window(where, names.burst_scope(scope))
+                    self.windows[where].setdefault(longer, []).append(at_ms)
 
     def happened(self, event: UsageEvent, since_ms: int) -> None:
         """An event that the ledger does not have yet; `since_ms` is where the last minute begins."""

@@ -174,6 +174,10 @@ class TierSpec(Spec):
     currency: Currency = "usd"
     billing_interval: Literal["month", "year"] = "month"
     requests_per_minute: PerMinute | None = None
+    burst: PerMinute | None = None
+    """So many requests more in any minute, as long as any five minutes have no more than five times the rate and this."""
+    shadow: bool = False
+    """Refuse nothing: report what would have been refused. For trying out limits."""
     concurrent_requests: AtOnce | None = None
     """Requests of one customer under way at once, in each gateway process."""
     quotas: dict[MeterName, Annotated[QuotaSpec, BeforeValidator(_bare_quota)]] = Field(default_factory=dict)
@@ -184,6 +188,12 @@ class TierSpec(Spec):
     """New customers of the project get this tier; at most one a mode."""
     popular: bool = False
     modes: Modes = (Mode.TEST, Mode.LIVE)
+
+    @model_validator(mode="after")
+    def _burst_of_a_rate(self) -> Self:
+        if self.burst is not None and self.requests_per_minute is None:
+            raise ValueError("burst needs requests_per_minute")
+        return self
 
 
 class CustomerSpec(Spec):
@@ -329,6 +339,10 @@ class RouteSpec(Spec):
     response_headers: HeaderRules = HeaderRules()
     requests_per_minute: PerMinute | None = None
     """A limit for the whole route, over all customers."""
+    burst: PerMinute | None = None
+    """So many requests more in any minute, as long as any five minutes have no more than five times the rate and this."""
+    shadow: bool = False
+    """Refuse nothing on this route: report what would have been refused. For trying out limits."""
     requests_per_minute_per_ip: PerMinute | None = None
     """A limit for each client address (IPv6: each /64), on a route with `auth: none`."""
     concurrent_requests: AtOnce | None = None
@@ -369,6 +383,13 @@ class RouteSpec(Spec):
                 "requests_per_minute_per_ip is for routes with auth: none; others are limited by key and tier"
             )
         return limit
+
+    @field_validator("burst")
+    @classmethod
+    def _burst_of_a_rate(cls, burst: int | None, info: ValidationInfo) -> int | None:
+        if burst is not None and info.data.get("requests_per_minute", 1) is None:
+            raise ValueError("burst needs requests_per_minute")
+        return burst
 
     @field_validator("rewrite")
     @classmethod

@@ -137,6 +137,8 @@ def _columns(spec: TierSpec) -> tuple[Any, ...]:
         orjson.dumps(spec.features).decode(),
         spec.default,
         spec.popular,
+        spec.burst,
+        spec.shadow,
     )
 
 

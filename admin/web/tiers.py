@@ -124,6 +124,8 @@ def _fields(view: View) -> dict[str, Any]:
         "currency": view.text("currency", "usd").lower(),
         "billing_interval": view.text("billing_interval", "month"),
         "requests_per_minute": view.text("requests_per_minute").replace(",", "") or None,
+        "burst": view.text("burst").replace(",", "") or None,
+        "shadow": "shadow" in view.form,
         "concurrent_requests": view.text("concurrent_requests").replace(",", "") or None,
         "spend_cap_minor": _minor(view.text("spend_cap"), "spend_cap") if view.text("spend_cap") else None,
         "trial_days": view.text("trial_days") or 0,

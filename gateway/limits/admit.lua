@@ -2,17 +2,18 @@
 --
 -- KEYS  1 reservations (hash) | then each sliding window (list of admission times, ms) | then each quota counter |
 --       then, if `idem` is 1, the idempotency marker | last the shard's epoch
--- ARGV  1 event id | 2 reservation (JSON) | 3 number of windows | 4 number of quotas | 5 idem |
+-- ARGV  1 event id | 2 reservation (JSON) | 3 number of windows | 4 number of quotas | 5 idem (1), shadow (2), both (3) |
 --       per window: limit, length in ms | per quota: limit (-1 = none), quantity, end of period (Unix s)
 -- Reply {verdict, now_ms, per window: count, oldest_ms | per quota: used}
 --       verdict 0 admitted, n > 0 refused by the n-th limit (windows first), -1 counted before (idempotency marker),
 --       -2 unknown: the counters were lost, and nothing was changed
+--       In shadow mode everything is admitted and the reply ends with the verdict there would have been (0: none).
 --
 -- A window holds the admission times of the last `length` ms, so "never more than `limit` in any such span" is exact.
 -- It is counted by adding first and taking back on refusal: one command less for those who are admitted. Its list expires
 -- two lengths after it was begun or last trimmed: by then, whatever is in it is older than one length.
 -- What goes to a command is text, not a number: Redis 7.0 prints numbers with "%.17g", half a microsecond each.
-local windows, quotas, idem = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5] == '1'
+local windows, quotas, idem = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5] == '1' or ARGV[5] == '3'
 local time = redis.call('TIME')
 local ms = #time[2] == 6 and string.sub(time[2], 1, 3) or string.format('%03d', math.floor(time[2] / 1000))
 local stamp = time[1] .. ms
@@ -83,7 +84,13 @@ if is_fresh and redis.call('EXISTS', KEYS[#KEYS]) == 0 then
     return reply
 end
 
-if verdict ~= 0 then
+local is_shadow = ARGV[5] == '2' or ARGV[5] == '3'
+if is_shadow then
+    reply[#reply + 1] = verdict
+    if verdict ~= 0 then  -- what would have been refused would not have filled a window; a quota it has used all the same
+        for i = 1, windows do redis.call('RPOP', KEYS[1 + i]) end
+    end
+elseif verdict ~= 0 then
     reply[1] = verdict
     for i = 1, windows do
         redis.call('RPOP', KEYS[1 + i])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from gateway.limits.plan import WINDOW_MS
 from ledger import problems
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def limit_headers(plan: Plan, reply: Sequence[int]) -> bytes:
         count, oldest = reply[at], reply[at + 1]
         remaining = window.limit - count
         values.append(remaining if remaining > 0 else 0)
-        values.append((oldest + WINDOW_MS - now + 999) // 1000 if oldest else 0)
+        values.append((oldest + window.length_ms - now + 999) // 1000 if oldest else 0)
         at += 2
     if plan.limited:
         left = plan.period_end - now // 1000
@@ -58,6 +57,16 @@ def limit_headers(plan: Plan, reply: Sequence[int]) -> bytes:
     return plan.header_format % tuple(values)
 
 
+def would_have_refused(plan: Plan, reply: Sequence[int]) -> str | None:
+    """The limit that a request admitted in shadow mode was beyond, if any; `reply` ends with the verdict without it."""
+    index = reply[-1] - 1
+    if index < 0:
+        return None
+    if index < len(plan.windows):
+        return plan.windows[index].name
+    return plan.quotas[index - len(plan.windows)].meter
+
+
 def later(reply: Sequence[int], seconds: float) -> list[int]:
     """What the same reply says some seconds later, while nothing else has changed."""
     return [reply[0], reply[1] + int(seconds * 1000), *reply[2:]]
@@ -70,7 +79,7 @@ def denial_of(plan: Plan, reply: Sequence[int]) -> tuple[Denial, float]:
     headers = limit_headers(plan, reply)
     if index < len(plan.windows):
         window = plan.windows[index]
-        wait_ms = max(1, reply[3 + 2 * index] + WINDOW_MS - now)
+        wait_ms = max(1, reply[3 + 2 * index] + window.length_ms - now)
         wait_s = (wait_ms + 999) // 1000
         denial = Denial(problems.RATE_LIMITED, wait_s, window.name, window.limit, reply[2 + 2 * index], headers)
         return denial, wait_ms / 1000

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from gateway.store.nouns import Customer, Principal, Route, Tier
 
 WINDOW_MS: Final = 60_000
+BURST_MINUTES: Final = 5
+"""What a burst uses beyond the rate is regained within so many minutes."""
 
 ADMIT: Final = resources.files("gateway.limits").joinpath("admit.lua").read_text()
 SETTLE: Final = resources.files("gateway.limits").joinpath("settle.lua").read_text()
@@ -41,11 +43,12 @@ ADMIT_SHA: Final = script_sha(ADMIT)
 
 
 class Window(NamedTuple):
-    """A sliding window: at most `limit` requests in any 60 s. `name` is what clients see."""
+    """A sliding window: at most `limit` requests in any `length_ms`. `name` is what clients see."""
 
     name: str
     limit: int
     key: str
+    length_ms: int = WINDOW_MS
 
 
 class Quota(NamedTuple):
@@ -85,6 +88,7 @@ class Plan:
         "held_by",
         "hold",
         "identity",
+        "is_shadow",
         "late_event",
         "limited",
         "metering",
@@ -123,6 +127,7 @@ class Plan:
     reservations: str
     stream: str
     identity: bytes
+    is_shadow: bool
     held_by: bytes
     hold: bytes
     settle_keys: bytes
@@ -186,7 +191,10 @@ def make_plan(
     plan = Plan()
     plan.generation, plan.principal, plan.customer, plan.tier, plan.route = generation, principal, customer, tier, route
     plan.meters = meters
+    plan.is_shadow = (tier is not None and tier.is_shadow) or (route is not None and route.spec.shadow)
     plan.policy = route.spec.on_store_failure if route else StoreFailure.CLOSED
+    if plan.is_shadow and route is not None:
+        plan.policy = StoreFailure.OPEN  # nothing is refused
     plan.metering = metering
     plan.mode = mode
     estimates = {} if metering is None else metering.estimates
@@ -240,13 +248,23 @@ def _windows(
         of_address = names.window(shard, f"{route.id}:{address}")
         windows.append(Window("ip-minute", route.spec.requests_per_minute_per_ip, of_address))
     if tier is not None and tier.requests_per_minute is not None and customer is not None:
-        windows.append(Window("minute", tier.requests_per_minute, names.window(shard, customer.id)))
+        windows += _rate("minute", tier.requests_per_minute, tier.burst, shard, customer.id)
     if principal is not None and principal.requests_per_minute is not None:
         windows.append(Window("key-minute", principal.requests_per_minute, names.window(shard, principal.key_id)))
     if route is not None and route.spec.requests_per_minute is not None:
-        of_route = names.window(names.shard_of(project_id, None, shards), route.id)
-        windows.append(Window("route-minute", route.spec.requests_per_minute, of_route))
+        of_route = names.shard_of(project_id, None, shards)
+        windows += _rate("route-minute", route.spec.requests_per_minute, route.spec.burst, of_route, route.id)
     return windows
+
+
+def _rate(name: str, per_minute: int, burst: int | None, shard: int, scope: str) -> list[Window]:
+    """The windows of a rate: one of a minute; with a burst that much wider, and another that makes it be regained."""
+    minute = Window(name, per_minute + (burst or 0), names.window(shard, scope))
+    if burst is None:
+        return [minute]
+    several = names.window(shard, names.burst_scope(scope))
+    limit = BURST_MINUTES * per_minute + burst
+    return [minute, Window(f"{name}-burst", limit, several, BURST_MINUTES * WINDOW_MS)]
 
 
 def _admit_command(plan: Plan, marker: str | None) -> tuple[bytes, bytes]:
@@ -258,9 +276,9 @@ def _admit_command(plan: Plan, marker: str | None) -> tuple[bytes, bytes]:
         *([marker] if marker else []),
         names.epoch_beside(plan.reservations),
     ]
-    tail: list[int] = [len(plan.windows), len(plan.quotas), 1 if marker else 0]
+    tail: list[int] = [len(plan.windows), len(plan.quotas), (1 if marker else 0) + (2 if plan.is_shadow else 0)]
     for window in plan.windows:
-        tail += (window.limit, WINDOW_MS)
+        tail += (window.limit, window.length_ms)
     for quota in plan.quotas:
         tail += (-1 if quota.limit is None else quota.limit, quota.quantity, plan.period_end)
     head = b"*%d\r\n" % (3 + len(keys) + 2 + len(tail))
@@ -276,7 +294,7 @@ def _header_format(plan: Plan) -> bytes:
     """
     policies, limits = [], []
     for window in plan.windows:
-        policies.append(f'"{window.name}";q={window.limit};w={WINDOW_MS // 1000}')
+        policies.append(f'"{window.name}";q={window.limit};w={window.length_ms // 1000}')
         limits.append(f'"{window.name}";r=%d;t=%d')
     for quota in plan.limited:
         unit = ';qu="requests"' if quota.meter == "requests" else ""

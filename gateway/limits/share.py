@@ -14,12 +14,13 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-from gateway.limits.plan import WINDOW_MS
+from gateway.limits.plan import BURST_MINUTES, WINDOW_MS
 
 if TYPE_CHECKING:
     from gateway.limits.plan import Plan, Quota
 
 MAX_KEYS: Final = 100_000
+_LONGEST_MS: Final = BURST_MINUTES * WINDOW_MS
 
 
 class _Used:
@@ -48,7 +49,7 @@ class Shares:
         windows = []
         for index, window in enumerate(plan.windows):
             taken = self._windows.setdefault(window.key, deque())
-            while taken and taken[0] <= at_ms - WINDOW_MS:
+            while taken and taken[0] <= at_ms - window.length_ms:
                 taken.popleft()
             if len(taken) >= (window.limit - _counted(plan, index, at_ms)) // processes:
                 return False
@@ -74,7 +75,7 @@ class Shares:
         return used
 
     def _prune(self, at_ms: int) -> None:
-        for key in [key for key, taken in self._windows.items() if not taken or taken[-1] <= at_ms - WINDOW_MS]:
+        for key in [key for key, taken in self._windows.items() if not taken or taken[-1] <= at_ms - _LONGEST_MS]:
             del self._windows[key]
 
 
@@ -85,7 +86,7 @@ def _is_newer(seen: list[int], than: list[int] | None) -> bool:
 def _counted(plan: Plan, index: int, at_ms: int) -> int:
     """What was in a window when Redis last said, as long as some of that may still be in it."""
     seen = plan.seen
-    if seen is None or seen[1] <= at_ms - WINDOW_MS:
+    if seen is None or seen[1] <= at_ms - plan.windows[index].length_ms:
         return 0
     counted: int = seen[2 + 2 * index]
     return counted

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import hiredis
 import orjson
 
-from gateway.limits.plan import WINDOW_MS, script_sha
+from gateway.limits.plan import script_sha
 from gateway.store.redis import encode
 from ledger import names
 
@@ -47,7 +47,7 @@ def hold_record(plan: Plan, event_id: bytes, at_ms: int, hold: bytes) -> bytes:
             "at": at_ms,
             "hold": hold.decode(),
             "reservations": plan.reservations,
-            "windows": [window.key for window in plan.windows],
+            "windows": [[window.key, window.length_ms] for window in plan.windows],
             "quotas": [[quota.key, quota.quantity, plan.period_end] for quota in plan.quotas],
         }
     )
@@ -79,9 +79,9 @@ def _told(payload: bytes) -> tuple[Sequence[str], Sequence[str]]:
         if record["kind"] == "settle":
             return list(record["keys"]), ["s", *record["args"]]
         windows, quotas = record["windows"], record["quotas"]
-        keys = [record["reservations"], *windows, *(key for key, _, _ in quotas)]
+        keys = [record["reservations"], *(key for key, _ in windows), *(key for key, _, _ in quotas)]
         arguments = ["h", record["id"], record["hold"], str(record["at"]), str(len(windows)), str(len(quotas))]
-        arguments += [str(WINDOW_MS)] * len(windows)
+        arguments += [str(length_ms) for _, length_ms in windows]
         for _, quantity, period_end in quotas:
             arguments += (str(quantity), str(period_end))
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:

@@ -27,6 +27,8 @@ class Tier:
     requests_per_minute: int | None
     quotas: dict[str, int | None]
     concurrent_requests: int | None = None
+    burst: int | None = None
+    is_shadow: bool = False
 
 
 @dataclass(slots=True, eq=False)

@@ -355,7 +355,13 @@ class Snapshot:
             for row in rows:
                 quotas = dict(zip(row["meters"], row["quotas"], strict=True))
                 tiers[row["name"]] = tier = Tier(
-                    row["id"], row["name"], row["requests_per_minute"], quotas, row["concurrent_requests"]
+                    row["id"],
+                    row["name"],
+                    row["requests_per_minute"],
+                    quotas,
+                    row["concurrent_requests"],
+                    row["burst"],
+                    row["is_shadow"],
                 )
                 if row["is_default"]:
                     default = tier

@@ -31,7 +31,7 @@ FROM customers c LEFT JOIN subscriptions s ON s.customer_id = c.id AND s.status 
 WHERE c.project_id = $1 AND c.mode = $2 AND c.external_id = $3
 
 -- name: tiers
-SELECT t.id, t.name, t.requests_per_minute, t.concurrent_requests, t.is_default,
+SELECT t.id, t.name, t.requests_per_minute, t.concurrent_requests, t.burst, t.is_shadow, t.is_default,
        coalesce(array_agg(q.meter ORDER BY q.meter) FILTER (WHERE q.meter IS NOT NULL), '{}') AS meters,
        coalesce(array_agg(CASE WHEN q.is_hard THEN q.quota END ORDER BY q.meter) FILTER (WHERE q.meter IS NOT NULL), '{}') AS quotas
 FROM tiers t LEFT JOIN tier_quotas q ON q.tier_id = t.id

@@ -150,14 +150,16 @@ class Catalogue:
         quotas: dict[str, int | None] | None = None,
         default: bool = False,
         concurrent: int | None = None,
+        burst: int | None = None,
+        is_shadow: bool = False,
         project: str = PROJECT,
     ) -> str:
         """A tier; its id."""
         tier = ids.new_id("tier")
         await self.pg.execute(
             "INSERT INTO tiers (id, project_id, mode, name, title, requests_per_minute, is_default,"
-            " concurrent_requests) VALUES ($1, $2, 'live', $3, $3, $4, $5, $6)",
-            tier, project, name, per_minute, default, concurrent,
+            " concurrent_requests, burst, is_shadow) VALUES ($1, $2, 'live', $3, $3, $4, $5, $6, $7, $8)",
+            tier, project, name, per_minute, default, concurrent, burst, is_shadow,
         )  # fmt: skip
         for meter, quota in (quotas or {}).items():
             await self.pg.execute(

@@ -47,7 +47,7 @@ f.yaml:10:37: projects[0].tiers[0].quotas.x.limt: unknown field; did you mean 'l
 f.yaml:11:20: projects[0].tiers[0].features.a: expected true or false, or a whole number, or text, got a list
 f.yaml:12:9: projects[0].tiers[0].requests_per_minute: expected a whole number, got 1.5
 f.yaml:13:9: projects[0].tiers[1]: expected a mapping of fields (known: name, title, price_minor, currency, \
-billing_interval, requests_per_minute, \
+billing_interval, requests_per_minute, burst, shadow, \
 concurrent_requests, quotas, spend_cap_minor, trial_days, features, default, popular, modes), got 'nope'
 f.yaml:14:9: projects[0].tiers[2].name: is missing
 f.yaml:16:9: projects[0].customers[0].external_id: expected text, got true; put it in quotes

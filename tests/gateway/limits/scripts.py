@@ -25,12 +25,19 @@ class Ask:
     windows: list[tuple[str, int, int]] = field(default_factory=list)
     quotas: list[tuple[str, int, int]] = field(default_factory=list)
     marker: str | None = None
+    shadow: bool = False
 
     def call(self, event_id: str) -> tuple[list[str], list[Any]]:
         keys = [RESERVATIONS, *(w[0] for w in self.windows), *(q[0] for q in self.quotas)]
         keys += [self.marker] if self.marker else []
         keys.append(EPOCH)
-        values: list[Any] = [event_id, "{}", len(self.windows), len(self.quotas), 1 if self.marker else 0]
+        values: list[Any] = [
+            event_id,
+            "{}",
+            len(self.windows),
+            len(self.quotas),
+            (1 if self.marker else 0) + 2 * self.shadow,
+        ]
         for _, limit, length in self.windows:
             values += [limit, length]
         for _, limit, quantity in self.quotas:

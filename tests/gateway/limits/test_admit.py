@@ -223,3 +223,28 @@ def test_counters_that_are_there_need_no_epoch(scripts: Scripts) -> None:
     scripts.admit(both)
     scripts.redis.delete(EPOCH)
     assert scripts.admit(both)[0] == 0
+
+
+# -- bursts and shadow mode
+
+
+@given(times=st.lists(st.integers(0, 700_000), max_size=60))
+@examples
+def test_a_burst_never_passes_either_window(clocked: ClockedScripts, times: list[int]) -> None:
+    clocked.forget()
+    ask = Ask(windows=[("w", 5, MINUTE), ("b", 12, 5 * MINUTE)])  # 2 a minute and 3 more, 10 and 2 in five
+    admitted = [at for at in sorted(times) if clocked.admit_at(NOON + at, ask)[0] == 0]
+    for first in admitted:
+        assert sum(first <= at < first + MINUTE for at in admitted) <= 5
+        assert sum(first <= at < first + 5 * MINUTE for at in admitted) <= 12
+
+
+def test_shadow_mode_admits_everything_and_says_what_it_would_have_refused(scripts: Scripts) -> None:
+    ask = Ask(windows=[("w", 2, MINUTE)], quotas=[("q", 3, 1)], shadow=True)
+    replies = [scripts.admit(ask) for _ in range(5)]
+    assert [(reply[0], reply[-1]) for reply in replies] == [(0, 0), (0, 0), (0, 1), (0, 1), (0, 1)]
+    assert scripts.redis.llen("w") == 2  # what would have been refused fills nothing
+    assert scripts.redis.get("q") == b"5"  # and was used all the same
+    assert scripts.redis.hlen(RESERVATIONS) == 5
+    by_quota = Ask(quotas=[("q", 3, 1)], shadow=True)
+    assert scripts.admit(by_quota)[-1] == 1

@@ -10,7 +10,9 @@ import orjson
 import pytest
 
 from gateway.limits.plan import ADMIT_SHA, WINDOW_MS, Plan
+from gateway.store.nouns import Tier
 from ledger import names
+from ledger.specs import StoreFailure
 from tests.gateway.nouns import NOW, PROJECT, customer, plan, principal, route, tier
 
 SHARD = names.shard_of(PROJECT, "cus_ada", 2)
@@ -110,3 +112,20 @@ def test_a_customer_that_has_a_row_is_named_by_its_id_alone() -> None:
     made = plan(tier())
     assert "external" not in orjson.loads(b"{%b}" % made.identity)
     assert made.meters_json == b'"requests":1'
+
+
+def test_a_burst_is_a_wider_minute_and_a_longer_window_that_makes_it_be_regained() -> None:
+    bursting = Tier("tier_b", "b", 60, {}, None, 30)
+    made = plan(bursting)
+    assert [(w.name, w.limit, w.length_ms) for w in made.windows] == [
+        ("minute", 90, 60_000), ("minute-burst", 330, 300_000),
+    ]  # fmt: skip
+    assert made.windows[0].key != made.windows[1].key
+    assert b'"minute";q=90;w=60, "minute-burst";q=330;w=300' in made.header_format
+    assert plan(tier(60)).windows[0].limit == 60
+
+
+def test_in_shadow_mode_a_route_goes_on_without_redis() -> None:
+    shadowy = plan(tier(5), on=route(shadow=True))
+    assert (shadowy.is_shadow, shadowy.policy) == (True, StoreFailure.OPEN)
+    assert plan(Tier("t", "t", 5, {}, None, None, True)).is_shadow
