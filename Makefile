@@ -88,3 +88,8 @@ chaos: .venv/.test
 .PHONY: bench-ingest
 bench-ingest: .venv/.test
 	@$(BIN)/python -m tests.bench.ingest $(ARGS)
+
+# The code runner beside `docker run --rm`: make bench-sandbox ARGS=--quick, ARGS="--backend jail".
+.PHONY: bench-sandbox
+bench-sandbox: .venv/.test
+	@$(BIN)/python -m tests.bench.sandbox $(ARGS)
