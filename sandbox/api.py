@@ -18,6 +18,7 @@ import codecs
 import hashlib
 import hmac
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -197,18 +198,31 @@ class Api:
 
     async def list(self, request: web.Request) -> web.Response:
         owner = owner_of(request)
-        unknown = set(request.query) - {"limit", "cursor"}
-        if unknown:
-            raise invalid(*((name, "is not a known parameter") for name in sorted(unknown)))
-        limit, cursor = request.query.get("limit", "20"), request.query.get("cursor", "")
-        if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit) <= 100:
-            raise invalid(("limit", "must be a number from 1 to 100"))
-        if cursor and (len(cursor) != 36 or not cursor.startswith("run_")):
-            raise invalid(("cursor", "must be one that an earlier page gave"))
+        limit, cursor = page_of(request, r"run_[0-9a-f]{32}")
         found = [] if cursor else [{"id": live.id, "status": live.state} for live in self._runner.of(owner)]
-        page = await self._runs.page(owner, int(limit) + 1, cursor)
-        more = page[int(limit) - 1]["id"] if len(page) > int(limit) else None
-        return _json({"runs": found + page[: int(limit)], "cursor": more})
+        page = await self._runs.page(owner, limit + 1, cursor)
+        more = page[limit - 1]["id"] if len(page) > limit else None
+        return _json({"runs": found + page[:limit], "cursor": more})
+
+
+def page_of(request: web.Request, form: str) -> tuple[int, str]:
+    """Limit and cursor of a list; `form` is what a cursor looks like. Raises Refused."""
+    unknown = set(request.query) - {"limit", "cursor"}
+    if unknown:
+        raise invalid(*((name, "is not a known parameter") for name in sorted(unknown)))
+    limit, cursor = request.query.get("limit", "20"), request.query.get("cursor", "")
+    if not re.fullmatch(r"[1-9][0-9]?|100", limit, re.ASCII):
+        raise invalid(("limit", "must be a number from 1 to 100"))
+    if cursor and not re.fullmatch(form, cursor, re.ASCII):
+        raise invalid(("cursor", "must be one that an earlier page gave"))
+    return int(limit), cursor
+
+
+def usage_headers(document: dict[str, Any], *, is_replay: bool = False) -> dict[str, str]:
+    """What a run used, as the gateway's meters read it; a reply given again was counted when it ran."""
+    usage = document["usage"]
+    runs, cpu_ms, mem_mb_s = (0, 0, 0) if is_replay else (1, usage["cpuMs"], usage["memMBs"])
+    return {"X-Usage-Runs": str(runs), "X-Usage-Cpu-Ms": str(cpu_ms), "X-Usage-Mem-Mb-S": str(mem_mb_s)}
 
 
 async def _body(request: web.Request) -> bytes:
@@ -248,10 +262,8 @@ async def _pass_on(
 
 
 def _answer(document: dict[str, Any], *, is_replay: bool = False) -> web.Response:
-    usage = document["usage"]
-    runs, cpu_ms, mem_mb_s = (1, usage["cpuMs"], usage["memMBs"]) if not is_replay else (0, 0, 0)
-    headers = {"X-Usage-Runs": str(runs), "X-Usage-Cpu-Ms": str(cpu_ms), "X-Usage-Mem-Mb-S": str(mem_mb_s)}
-    if is_replay:  # it was counted when it ran
+    headers = usage_headers(document, is_replay=is_replay)
+    if is_replay:
         headers["Idempotent-Replayed"] = "true"
     return _json(document, headers=headers)
 

@@ -31,6 +31,7 @@ from sandbox.backends.choose import Choice, choose
 from sandbox.backends.docker.backend import DockerBackend, DockerOptions
 from sandbox.backends.jail.backend import JailBackend, JailOptions
 from sandbox.egress.policy import Network
+from sandbox.functions import Functions
 from sandbox.metrics import SandboxMetrics
 from sandbox.nouns import MIB, Language
 from sandbox.packages.install import Index, Packages
@@ -39,6 +40,7 @@ from sandbox.request import Ceilings
 from sandbox.runner import Runner
 from sandbox.scheduler import Bounds, Scheduler
 from sandbox.store.database import Database
+from sandbox.store.endpoints import Endpoints
 from sandbox.store.runs import Runs
 
 DRAIN_S: Final = 10.0
@@ -152,6 +154,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         secret = ours.secret.get_secret_value() if ours.secret is not None else None
         app = web.Application(middlewares=[guard(secret)], client_max_size=ours.max_body_bytes)
         Api(runner, runs, ceilings).add_to(app)
+        Functions(runner, Endpoints(database), ceilings).add_to(app)
         app.router.add_get("/health", _health)
         app.router.add_get("/ready", _readiness(choice, database))
         if ours.socket is not None:

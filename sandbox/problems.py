@@ -39,6 +39,10 @@ NOT_FOUND: Final = Problem("not_found", 404, "Not found", "There is no such run 
 METHOD_NOT_ALLOWED: Final = Problem(
     "method_not_allowed", 405, "Method not allowed", "This path does not take the method."
 )
+FORBIDDEN: Final = Problem("forbidden", 403, "Forbidden", "This key may not do that.")
+TOO_MANY_ENDPOINTS: Final = Problem(
+    "too_many_endpoints", 409, "Too many endpoints", "This project has as many endpoints as it may have."
+)
 RUN_ENDED: Final = Problem("run_ended", 409, "Run ended", "The run has ended already.")
 RUN_IN_PROGRESS: Final = Problem(
     "run_in_progress", 409, "Run in progress", "A run with this Idempotency-Key is in progress elsewhere."

@@ -67,12 +67,18 @@ def runner(url: str) -> ProjectSpec:
         "cpu_ms": "header:X-Usage-Cpu-Ms",
         "mem_mb_s": "header:X-Usage-Mem-Mb-S",
     }
+    call = common | {"read_timeout_ms": 330_000, "max_body_bytes": 1_048_576}
+    call |= {"meters": {"requests": 1, **by_header}}
     by_event = {"runs": "$.usage.runs", "cpu_ms": "$.usage.cpuMs", "mem_mb_s": "$.usage.memMBs"}
     routes = (
         run | {"name": "run", "path": "/api/run", "meters": {"requests": 1, **by_header}},
         run | {"name": "run-stream", "path": "/api/run/stream", "meters": {"requests": 1, **by_event}},
         common | {"name": "run-result", "path": "/api/run/{id}", "methods": ["GET", "DELETE"]},
         common | {"name": "runs", "path": "/api/runs", "methods": ["GET"]},
+        common | {"name": "endpoints", "path": "/api/endpoints/*"},
+        common | {"name": "endpoint-list", "path": "/api/endpoints"},
+        call | {"name": "call", "path": "/e/*"},
+        call | {"name": "call-public", "path": "/e/open/*", "scopes": [], "auth": "none"},
     )
     return ProjectSpec(
         name=PROJECT,
