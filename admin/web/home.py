@@ -21,7 +21,7 @@ async def home(view: View) -> Answer:
         if not keys and view.may(Permission.KEYS_WRITE):
             return Redirect("/dashboard/start")
     keys = [key for key in await list_keys(view.connection, view.scope, None, 20) if key.revoked_at is None]
-    points = await figures.months(view.connection, view.scope, figures.REQUESTS)
+    points = await view.figure("months", figures.months, figures.REQUESTS)
     prefix = next((key.prefix for key in keys if key.kind is KeyKind.SECRET), None)
     return Html(
         "home.html",
@@ -38,12 +38,12 @@ async def home(view: View) -> Answer:
 
 async def tiles(view: View) -> dict[str, Any]:
     """What the live part of the page shows."""
-    return {"tiles": await figures.tiles(view.connection, view.scope)}
+    return {"tiles": await view.figure("tiles", figures.tiles)}
 
 
 async def live(view: View) -> dict[str, Any]:
     """What the live part of the start shows."""
-    found = await figures.tiles(view.connection, view.scope)
+    found = await view.figure("tiles", figures.tiles)
     return {"counted": next(tile.month for tile in found if tile.meter == figures.REQUESTS)}
 
 

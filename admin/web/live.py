@@ -95,7 +95,8 @@ class Live:
                 raise Denied(problems.NOT_SIGNED_IN)
             memberships = await members.projects_of(connection, session.account_id)
             project = next((one for one in memberships if one.id == session.project_id), None)
-            view = View(connection, site, request, cookie, session, memberships, project)
+            remembered = self._pages.remembered
+            view = View(connection, site, request, cookie, session, memberships, project, None, remembered)
             if not view.may(Permission.USAGE_READ):
                 raise Denied(problems.FORBIDDEN)
             return self._pages.renderer.render(part.template, await part.find(view))

@@ -22,3 +22,6 @@ SELECT id, stream, entry_id, reason, at FROM dead_letters ORDER BY id DESC LIMIT
 -- name: mail
 SELECT id, topic, attempts, last_error, created_at FROM outbox
 WHERE delivered_at IS NULL AND last_error IS NOT NULL ORDER BY id DESC LIMIT 20
+
+-- name: reconciliation
+SELECT ended_at, is_repair, drift::text AS drift FROM reconciliations ORDER BY ended_at DESC LIMIT 1

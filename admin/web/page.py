@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 from aiohttp import web
@@ -16,8 +16,11 @@ from admin.declare import Fault
 from admin.nouns import Scope
 from admin.permissions import Permission, is_allowed
 from admin.site import Site
+from admin.web.remembered import Remembered
 from ledger.ids import PLATFORM_PROJECT_ID
 from ledger.vault import Vault
+
+T = TypeVar("T")
 
 
 class SignIn(Exception):
@@ -40,6 +43,7 @@ class View:
     projects: Sequence[Membership]
     project: Membership | None
     vault: Vault | None = None
+    remembered: Remembered = field(default_factory=Remembered)
     form: MultiDictProxy[Any] = field(default_factory=lambda: MultiDictProxy(MultiDict()))
     errors: Mapping[str, str] = field(default_factory=dict)
 
@@ -81,6 +85,11 @@ class View:
     def is_operator(self) -> bool:
         """True if the account administers the installation."""
         return any(p.id == PLATFORM_PROJECT_ID and is_allowed(p.role, Permission.PLATFORM) for p in self.projects)
+
+    async def figure(self, name: str, find: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """`find(connection, scope, *args)`, or what it found a moment ago for the same scope and arguments."""
+        key = (name, self.here.id, self.known.mode, *args)
+        return await self.remembered.get(key, lambda: find(self.connection, self.scope, *args))
 
     def may(self, permission: str) -> bool:
         """True if the account's role in the project includes the permission."""

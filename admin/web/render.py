@@ -71,6 +71,8 @@ class Renderer:
         filters = (moment, day, ago, number, short, amount, meter_title, money, data)
         self._jinja.filters.update({function.__name__: function for function in filters})
         self._jinja.globals.update(asset=assets.url)
+        for name in self._jinja.list_templates(extensions=["html"]):
+            self._jinja.get_template(name)  # compiled now, not for the first reader
 
     def add_global(self, name: str, value: Any) -> None:
         """Let all templates use a value."""

@@ -13,7 +13,7 @@ import logging
 import re
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final
 from urllib.parse import quote
@@ -30,6 +30,7 @@ from admin.declare.faults import path_text
 from admin.site import Site
 from admin.store import Store, StoreUnavailable
 from admin.web.page import Answer, Html, Page, Redirect, SignIn, View, Wrong, by_field
+from admin.web.remembered import Remembered
 from admin.web.render import Renderer
 from ledger import problems, sql
 from ledger.keys import Mode
@@ -56,6 +57,7 @@ class Web:
     store: Store
     site: Site
     renderer: Renderer
+    remembered: Remembered = field(default_factory=Remembered)
 
 
 def handler(page: Page, pages: Web) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
@@ -115,7 +117,9 @@ async def _view(
     if form is not None and form.get("in") and project is None:
         raise Denied(problems.NOT_FOUND, "You are no member of the project that this form was made for.")
     session = sessions.in_mode(session, mode)
-    view = View(connection, pages.site, request, token, session, memberships, project, pages.store.vault)
+    view = View(
+        connection, pages.site, request, token, session, memberships, project, pages.store.vault, pages.remembered
+    )
     if form is not None:
         view = view.on(connection, form=form)
     needs = page.needs if form is None else page.act_needs or page.needs

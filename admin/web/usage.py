@@ -18,13 +18,13 @@ async def show(view: View) -> Answer:
     now = datetime.now(UTC)
     start, end = figures.parse_month(view.request.query.get("period"), now)
     this, _ = figures.month_of(now)
-    known = await figures.meters(view.connection, view.scope, months_after(this, -_MONTHS))
+    known = await view.figure("meters", figures.meters, months_after(this, -_MONTHS))
     meter = view.request.query.get("meter", figures.REQUESTS)
     meter = meter if meter in known else figures.REQUESTS
-    points = await figures.days(view.connection, view.scope, meter, start, end)
+    points = await view.figure("days", figures.days, meter, start, end)
     shares = {}
     for by in ("customer", "key", "route"):
-        shares[by] = await figures.shares(view.connection, view.scope, by, meter, start, end)
+        shares[by] = await view.figure("shares", figures.shares, by, meter, start, end)
     return Html(
         "usage.html",
         {

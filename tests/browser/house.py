@@ -206,7 +206,7 @@ def house(stack: Stack) -> House:
 
 def start(**settings: str) -> Stack:
     """A stack of its own, with Weather API declared."""
-    return Stack.start(DECLARATION, **settings)
+    return Stack.start(DECLARATION, TOLLGATE_WORKER_ALERT_INTERVAL_MS="1000", **settings)
 
 
 def violations(page: Page) -> list[str]:

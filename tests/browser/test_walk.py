@@ -48,7 +48,25 @@ def test_from_nothing_to_a_call_that_is_counted(page: Page, home: House) -> None
     page.get_by_label("Default").check()
     page.get_by_role("button", name="Make the tier").click()
     expect(page.get_by_role("status")).to_contain_text("Tier free is made")
-    answers(home, 429, "/api/data", key, "POST", X_User_Id="second-user")
+    answers(home, 429, "/api/data", key, "POST", X_User_Id="hasty-user")
+
+    page.get_by_role("link", name="free").click()
+    page.get_by_label("Requests a minute").fill("")
+    page.get_by_label("Limit 1", exact=True).fill("4")
+    page.get_by_role("button", name="See what will change").click()
+    expect(page.get_by_role("heading", name="What will change")).to_be_visible()
+    expect(page.get_by_text("2 customers")).to_be_visible()
+    page.get_by_role("button", name="Save the change").click()
+    expect(page.get_by_role("status")).to_contain_text("Tier free is changed")
+
+    def is_alerted() -> bool:
+        page.goto(f"{home.url}/dev/mail")
+        return page.get_by_text("has used 100 % of requests in Tides").count() > 0
+
+    answers(home, 403, "/api/data", key, "POST", X_User_Id="first-user")  # the quota's own body (PRODUCT A)
+    eventually(is_alerted, within_s=20, what="the alert by mail")
+    page.goto(f"{home.url}/dashboard/alerts")
+    expect(page.get_by_text("100 %").first).to_be_visible()
 
     page.goto(f"{home.url}/dashboard/keys")
     page.get_by_role("link", name="Revoke").click()

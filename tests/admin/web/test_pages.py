@@ -244,7 +244,7 @@ async def test_a_page_asks_few_questions(
         await world.test.post("/api/v1/upstreams", {"name": f"u{n}", "targets": ["http://127.0.0.1:1"]})
         await world.test.post("/api/v1/routes", {"name": f"r{n}", "path": f"/r{n}", "upstream": f"u{n}"})
     many = await count()
-    assert many == few <= 14, asked
+    assert many <= few <= 14, asked
 
 
 async def test_static_files_are_named_by_their_content(world: World, owner: Person) -> None:
@@ -291,3 +291,30 @@ async def test_json_stays_json_for_programs(world: World, owner: Person) -> None
     answer = await owner.browser.get("/projects", Accept="application/json")
     assert json.loads(answer.text)["data"][0]["name"] == "Shop"
     assert Permission.KEYS_WRITE in answer.json["data"][0]["permissions"]
+
+
+BIG = r"keys|customers|usage_\w+|audit|outbox|webhook_deliveries|alerts|sessions|sign_in_attempts|subscriptions|changes"
+
+
+async def test_every_question_has_an_index(world: World, owner: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all tables small PostgreSQL reads them whole by choice; told not to, it can only where no index fits."""
+    asked: dict[str, tuple[Any, ...]] = {}
+    for name in ("fetch", "fetchrow", "fetchval"):
+        original = getattr(asyncpg.Connection, name)
+
+        async def noting(self: Any, query: str, *args: Any, _original: Any = original, **more: Any) -> Any:
+            asked.setdefault(query, args)
+            return await _original(self, query, *args, **more)
+
+        monkeypatch.setattr(asyncpg.Connection, name, noting)
+    for page in PAID:
+        if not page.for_operator:
+            await owner.open(await paths(world, page))
+    await owner.open("/dashboard/customers?q=ad")
+    monkeypatch.undo()
+    assert len(asked) > 30
+    await world.pg.execute("SET enable_seqscan = off")
+    for query, args in asked.items():
+        if "EXPLAIN" not in query and query.lstrip("(").split(None, 1)[0] in ("SELECT", "WITH", "--"):
+            plan = "\n".join(row[0] for row in await world.pg.fetch(f"EXPLAIN {query}", *args))
+            assert not re.search(rf"Seq Scan on ({BIG})\b", plan), f"{query}\n{plan}"
