@@ -4,7 +4,7 @@ Nouns: a *billed meter* is one whose usage is told to Stripe, under an event nam
 one customer, billed meter and hour, cut where a subscription's period begins inside the hour; ingest adds to it in the
 transaction that stores the events. An *entry* is a part of a slot's amount, *sealed* (seal) once the slot is over: its
 amount and identifier never change, and what arrives later is sealed as a further entry. Entries are *delivered*
-(deliver) as Stripe meter events; all that is known about talking to Stripe is in `stripe`.
+(deliver) as Stripe meter events; all that is known about talking to Stripe is behind one `door`.
 
 Always true, per slot: `counted` = the sum of its events, corrections included; `sealed` = the sum of the quantities of
 its entries that stand. Per customer, meter and period: the values told to Stripe = the quantities sealed, less credits

@@ -138,15 +138,19 @@ class Sender:
         self._name = name
         self._pace = Pace(per_second)
         self._at_once = at_once
+        self._calls = asyncio.Semaphore(at_once)
         self._lease = lease
         self._now = now
         self._pause_s = pause
 
     async def send_due(self) -> int:
-        """Claim what is due and deliver it; returns how many entries were tried. Raises what asyncpg raises."""
+        """Claim what is due and deliver it; returns how many entries were tried. Raises what asyncpg raises.
+
+        Claims two rounds of calls at once: looking for the oldest of each costs 90 ms where 200,000 are due.
+        """
         now = self._now()
         rows = await self._pool.fetch(
-            _SQL["claim"], self._name, now + self._lease, self._door.modes, self._at_once, now
+            _SQL["claim"], self._name, now + self._lease, self._door.modes, 2 * self._at_once, now
         )
         entries = [
             Claimed(
@@ -164,7 +168,7 @@ class Sender:
 
         Not a TaskGroup: a failure in one leaves early 3.11s counting a cancellation that never ends a later time-out.
         """
-        tasks = [asyncio.create_task(self._deliver(one), name=f"entry {one.identifier}") for one in entries]
+        tasks = [asyncio.create_task(self._in_turn(one), name=f"entry {one.identifier}") for one in entries]
         if not tasks:
             return
         try:
@@ -175,6 +179,10 @@ class Sender:
             await asyncio.gather(*tasks, return_exceptions=True)
         for task in tasks:
             task.result()
+
+    async def _in_turn(self, entry: Claimed) -> None:
+        async with self._calls:
+            await self._deliver(entry)
 
     async def _deliver(self, entry: Claimed) -> None:
         if entry.doubt_since is not None and entry.doubt_since < self._now() - DOUBT:
