@@ -169,6 +169,7 @@ class Healer:
         async with connection.transaction():
             await connection.execute(f"SET LOCAL lock_timeout = {_LOCK_MS}")
             await connection.execute("SET LOCAL statement_timeout = 25000")
+            await connection.execute("SET LOCAL work_mem = '128MB'")  # adds up in memory instead of sorting on disk
             await connection.execute(_SQL["lock"])
             anchors = {
                 (r["project_id"], r["mode"], r["customer_id"]): r["anchor_at"]
@@ -179,12 +180,12 @@ class Healer:
             facts = await _facts(connection, anchors, now)
             since_ms = int(now.timestamp() * 1000) - (BURST_MS if "burst" in limited else WINDOW_MS)
             lately = await connection.fetch(_SQL["lately"], datetime.fromtimestamp(since_ms / 1000, UTC))
+            base = Recount(self._shards, set(lost), by_customer, limited)
+            for project, mode, customer, meter, quantity, at in facts:
+                base.used(project, mode, customer, meter, quantity, at)
+            for r in lately:
+                base.admitted(r["project_id"], r["customer_id"], r["key_id"], r["route_id"], r["at_ms"])
             for shard in lost:
-                base = Recount(self._shards, {shard}, by_customer, limited)
-                for project, mode, customer, meter, quantity, at in facts:
-                    base.used(project, mode, customer, meter, quantity, at)
-                for r in lately:
-                    base.admitted(r["project_id"], r["customer_id"], r["key_id"], r["route_id"], r["at_ms"])
                 for _ in range(_TRIES):
                     if await self._finish(connection, shard, base, since_ms, token, run):
                         break

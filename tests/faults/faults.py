@@ -128,6 +128,12 @@ async def clock_set_right(stack: Stack) -> None:
         await _with_clock(stack, 0.0)
 
 
+async def gateway_replaced(stack: Stack, chance: random.Random, pause_s: float) -> None:
+    """A rolling restart: each process is followed by another before it ends."""
+    os.kill(stack.pid("gateway"), signal.SIGHUP)
+    await asyncio.sleep(pause_s)
+
+
 async def nothing(stack: Stack, chance: random.Random, pause_s: float) -> None:
     """The control: books must also agree when all is well."""
 
@@ -156,6 +162,7 @@ ALL: dict[str, Fault] = {
         postgres_paused,
         gateway_paused,
         gateway_killed,
+        gateway_replaced,
         gateway_and_redis_killed,
         month_ends,
     )
