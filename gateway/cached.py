@@ -7,13 +7,13 @@ is kept is counted, measured and limited as if it had been fetched, and marked i
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from gateway.auth.extract import without_parameter
 from gateway.exchange import suspend
 from gateway.forward import connect, try_again, upstream_head
 from gateway.metering.reader import AnswerReader
-from gateway.proxy.cache import Recording, RouteCache, answer_of, is_fresh, recording_of, refreshed
+from gateway.proxy.cache import RouteCache, answer_of, is_fresh, recording_of, refreshed
 from gateway.proxy.freshness import CONDITIONS
 from gateway.proxy.kept import KeptBody
 from gateway.proxy.upstream import UpstreamBroken
@@ -31,8 +31,8 @@ _IDENTIFYING: Final = frozenset((b"authorization", b"cookie"))
 _SAFE: Final = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 
 
-async def through_cache(gw: Gateway, ex: Exchange, caller: Caller) -> tuple[Response, Recording | None]:
-    """The answer to a request, and what keeps it while it passes. Raises as `gateway.forward` does."""
+async def through_cache(gw: Gateway, ex: Exchange, caller: Caller) -> Response:
+    """The answer to a request; one that may be kept is copied as it passes. Raises as `gateway.forward` does."""
     cache: RouteCache = caller.route.cache
     method, fields, counts = ex.line.method, ex.fields, gw.metrics.counts
     is_read = method in (b"GET", b"HEAD") and not ex.bytes_in and ex.body_done
@@ -40,13 +40,13 @@ async def through_cache(gw: Gateway, ex: Exchange, caller: Caller) -> tuple[Resp
         response = await _fetch(gw, ex, caller)
         if method not in _SAFE and response.status < 400:
             cache.forget(key_of(ex, caller.route))  # what was kept is no longer so
-        return response, None
+        return response
     key = key_of(ex, caller.route)
     is_identified = caller.route.spec.auth is not AuthMode.NONE or not _IDENTIFYING.isdisjoint(fields.index)
     entry = cache.find(key, fields)
     if entry is not None and is_fresh(entry, fields, time.time()):
         counts["cache_hits_total"] += 1
-        return _kept(ex, entry), None
+        return _kept(ex, entry)
     conditions = b""
     if entry is not None and CONDITIONS.isdisjoint(fields.index):
         conditions = entry.conditions
@@ -57,11 +57,14 @@ async def through_cache(gw: Gateway, ex: Exchange, caller: Caller) -> tuple[Resp
         renewed = refreshed(entry, response, time.time(), delay_s, is_identified=is_identified)
         cache.forget(key) if renewed is None else cache.keep(key, renewed)
         counts["cache_revalidations_total"] += 1
-        return _kept(ex, renewed or entry), None
+        return _kept(ex, renewed or entry)
     counts["cache_misses_total"] += 1
-    if method == b"HEAD":
-        return response, None
-    return response, recording_of(cache, key, ex, response, is_identified=is_identified)
+    if method == b"GET":
+        recording = recording_of(cache, key, ex, response, is_identified=is_identified)
+        if recording is not None:
+            ex.reader = reader = AnswerReader(None, response.status, response.fields, has_body=True)
+            reader.editor = recording
+    return response
 
 
 def key_of(ex: Exchange, route: Route) -> Key:
@@ -71,15 +74,6 @@ def key_of(ex: Exchange, route: Route) -> Key:
     if query is not None and route.key_query is not None:
         query = without_parameter(query, route.key_query)
     return sender.scheme, sender.host, ex.line.path, query
-
-
-def record(ex: Exchange, response: Response, recording: Recording) -> None:
-    """Have an answer kept while it passes."""
-    reader: Any = ex.reader
-    if reader is None:
-        ex.reader = reader = AnswerReader(None, response.status, response.fields, has_body=True)
-    if reader.editor is None:
-        reader.editor = recording
 
 
 def _kept(ex: Exchange, entry: Entry) -> Response:

@@ -30,8 +30,8 @@ def prepare(gw: Gateway, ex: Exchange, route: Route) -> None:
     spec = route.spec
     if route.pools is None:
         route.pools = gw.pools.of(route.upstream)
-    if spec.cache is not None and route.cache is None:
-        route.cache = gw.caches.of(spec.cache)
+        if spec.cache is not None:
+            route.cache = gw.caches.of(spec.cache)
     ex.read_timeout = route.read_timeout
     if spec.total_timeout_ms is not None:
         ex.total_deadline = gw.clock.now + spec.total_timeout_ms / 1000

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from gateway.cached import record, through_cache
+from gateway.cached import through_cache
 from gateway.callers import Preflight, recall, recognise
 from gateway.context import RETRY_SOON, Gateway, Refusal
 from gateway.exchange import BodyTooLarge, ClientGone, LimitReached, Tunnel, suspend
@@ -107,7 +107,7 @@ async def serve(gw: Gateway, ex: Exchange) -> None:
         if caller.is_websocket:
             ex.tunnel = Tunnel(MessageCounter(), MessageCounter())
         if route.cache is None:
-            pool, recording = route.pools.next(), None
+            pool = route.pools.next()
             try:
                 connection = pool.idle() or await connect(ex, pool)
                 connection.send(ex, upstream_head(caller, pool, ex.id))
@@ -115,19 +115,17 @@ async def serve(gw: Gateway, ex: Exchange) -> None:
             except UpstreamBroken as broken:
                 response = await try_again(gw, ex, caller, pool, broken)
         else:
-            response, recording = await through_cache(gw, ex, caller)
+            response = await through_cache(gw, ex, caller)
         ex.status = response.status
         lead = response.lead if caller.shape is None else caller.shape.lead(response)
         framing = response.framing
         if plan.metering is not None:
-            ex.reader = reader = reader_of(plan.metering, response)
+            ex.reader = reader = reader_of(plan.metering, response, ex.reader)
             if hides_usage and reader.has_body and can_hide_usage(response.fields):
                 reader.editor = UsageHider()
                 lead, framing = without(lead, ANSWER_FIELDS), CHUNKED if framing == LENGTH else framing
             if plan.metering.settle_every_s or (plan.metering.settle_every_messages and framing == TUNNEL):
                 ex.parts = Parts(gw, ex, caller)
-        if recording is not None:
-            record(ex, response, recording)
         if framing == TUNNEL:
             start_tunnel(ex, route, lead, limits)
         else:
@@ -308,10 +306,13 @@ def start_tunnel(ex: Exchange, route: Route, lead: bytes, extra: bytes) -> None:
 # -- what it cost, where that is known only now
 
 
-def reader_of(metering: Metering, response: Response) -> AnswerReader:
-    """Who reads an answer while it passes."""
+def reader_of(metering: Metering, response: Response, before: Any) -> AnswerReader:
+    """Who reads an answer while it passes; `before` is who did so far, for the cache."""
     has_body = response.framing not in (NONE, TUNNEL)
-    return AnswerReader(metering.wanted, response.status, response.fields, has_body=has_body)
+    reader = AnswerReader(metering.wanted, response.status, response.fields, has_body=has_body)
+    if before is not None:
+        reader.editor = before.editor
+    return reader
 
 
 async def ask_for_usage(ex: Exchange, caller: Caller) -> tuple[Caller, bool]:

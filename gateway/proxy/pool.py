@@ -208,6 +208,7 @@ class Pools:
         self._pools: WeakValueDictionary[tuple[str, UpstreamSpec], Pool] = WeakValueDictionary()
         self._checks = Checks()
         self._checked_for: object = None
+        self._checked: list[Balancer] = []
         self.tally = Tally()
 
     def of(self, spec: UpstreamSpec) -> Balancer:
@@ -232,9 +233,8 @@ class Pools:
         """Begin the active checks that are due; `routes` are all there are, as one object until they change."""
         if routes is not self._checked_for:
             self._checked_for = routes
-            for route in routes.values():
-                if route.upstream.active_health is not None and route.pools is None:
-                    route.pools = self.of(route.upstream)
+            upstreams = [route.upstream for route in routes.values() if route.upstream.active_health is not None]
+            self._checked = [self.of(upstream) for upstream in upstreams]  # held: pools live as long as they are used
         self._checks.tick([p for p in self._pools.values() if p.spec.active_health is not None], self._clock.now)
 
     def states(self) -> dict[str, list[int]]:
