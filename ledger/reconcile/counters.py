@@ -1,7 +1,8 @@
 """Quota counters in Redis against the ledger: used + held = stored + on the stream + reserved.
 
-Counters move while they are looked at, so a difference counts only if it is there, the same, in two looks. Errors are
-those of Redis (RedisError, OSError) and of the connection.
+Counters move while they are looked at, so a difference counts only if it is there, the same, in two looks. A shard whose
+counters are being rebuilt (ledger/heal.py: it has no epoch) is left alone. Errors are those of Redis (RedisError, OSError)
+and of the connection.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ async def drifting(
 async def _look(client: Any, connection: asyncpg.Connection, shards: int, project_id: str | None) -> list[CounterDrift]:
     counters: dict[str, tuple[re.Match[str], int]] = {}
     for shard in range(shards):
+        if not await client.exists(names.epoch(shard)):
+            continue
         keys = [key async for key in client.scan_iter(match=f"tg:{{{shard:02d}}}:quota:*", count=_PAGE)]
         for at in range(0, len(keys), _PAGE):
             page = keys[at : at + _PAGE]

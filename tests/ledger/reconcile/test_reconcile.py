@@ -218,6 +218,7 @@ async def counter(redis: Redis, value: int, owner: str = "cus_ada") -> str:
     shard = names.shard_of(PROJECT, owner if owner.startswith("cus_") else None, 16)
     key = names.quota(shard, f"live:{owner}", "requests", int(START.timestamp()))
     await redis.set(key, value)
+    await redis.set(names.epoch(shard), "1")
     return key
 
 
@@ -241,6 +242,14 @@ async def test_counters_are_compared_with_what_is_stored_and_in_flight(billed: W
     repaired = await run(billed, repair=True, redis=redis, shards=16)
     assert repaired.is_clean
     assert int(await redis.get(key)) == 19
+
+
+async def test_counters_that_are_being_rebuilt_are_left_alone(billed: World, redis: Redis) -> None:
+    await billed.pg.execute("INSERT INTO customers (id, project_id, mode) VALUES ('cus_ada', $1, 'live')", PROJECT)
+    key = await counter(redis, 1)
+    await redis.delete(names.epoch(names.shard_of(PROJECT, "cus_ada", 16)))
+    assert (await run(billed, repair=True, redis=redis, shards=16)).is_clean
+    assert await redis.get(key) == b"1"
 
 
 async def test_redis_away_is_said(billed: World) -> None:
