@@ -194,7 +194,8 @@ class Server:
     def _checked(self, operation: Operation, tree: Any) -> Any:
         if operation.params is None:
             return tree
-        return check(params_type(operation.params), tree)
+        further = {name: tree[name] for name in operation.further & tree.keys() if str(tree[name]).isdigit()}
+        return check(params_type(operation.params), {k: v for k, v in tree.items() if k not in further}) | further
 
     async def _fail(self, request: web.Request, fault: Fault, body: Any = None) -> web.StreamResponse:
         if fault.kind == "429":

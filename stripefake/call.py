@@ -41,12 +41,16 @@ Run = Callable[[Call], Awaitable[Object]]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """`path` has {id} where an id goes; `params` names the type of the library, None: takes nothing."""
+    """`path` has {id} where an id goes; `params` names the type of the library, None: takes nothing.
+
+    `further` parameters are those of links in answers, which the library has no type for.
+    """
 
     method: str
     path: str
     params: str | None
     run: Run
+    further: frozenset[str] = frozenset()
 
 
 def stored(call: Call, kind: str, prefix: str, fields: Mapping[str, Any], *, event: str | None = None) -> Object:

@@ -209,12 +209,14 @@ async def list_events(call: Call) -> Object:
 
 async def list_thin(call: Call) -> Object:
     wanted, related = call.params.get("types"), call.params.get("object_id")
+    first, limit = int(call.params.get("page", 0)), int(call.params.get("limit", 20))
     found = [
         {name: value for name, value in event.items() if name != "data"}
         for event in reversed(list(call.half.of("v2.core.event").values()))
         if (not wanted or event["type"] in wanted) and related in (None, (event["related_object"] or {}).get("id"))
     ]
-    return {"data": found[: call.params.get("limit", 20)], "next_page_url": None, "previous_page_url": None}
+    more = f"/v2/core/events?page={first + limit}&limit={limit}" if len(found) > first + limit else None
+    return {"data": found[first : first + limit], "next_page_url": more, "previous_page_url": None}
 
 
 async def retrieve_thin(call: Call) -> Object:
@@ -244,7 +246,7 @@ OPERATIONS: Final = (
     Operation("DELETE", "/v1/webhook_endpoints/{id}", "WebhookEndpointDeleteParams", delete_endpoint),
     Operation("GET", "/v1/events", "EventListParams", list_events),
     Operation("GET", "/v1/events/{id}", "EventRetrieveParams", one("event")),
-    Operation("GET", "/v2/core/events", "v2.core.EventListParams", list_thin),
+    Operation("GET", "/v2/core/events", "v2.core.EventListParams", list_thin, frozenset(("page",))),
     Operation("GET", "/v2/core/events/{id}", None, retrieve_thin),
     Operation("POST", "/v2/core/event_destinations", "v2.core.EventDestinationCreateParams", create_destination),
 )

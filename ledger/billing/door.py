@@ -199,21 +199,26 @@ class Door:
             params["starting_after"] = page.data[-1].id
 
     async def reports(self, mode: str, account: str | None, known: Callable[[str], bool]) -> list[Report]:
-        """Error reports of the last days that are not `known` yet, by event id. Raises StripeUnavailable."""
+        """Error reports that are not `known` yet, by event id, newest first. Raises StripeUnavailable.
+
+        Reads page after page until one holds a report that is known. What cannot be read is a report of no errors.
+        """
         client = self._client(mode)
+        where: Any = {} if account is None else {"stripe_context": account}  # what Stripe-Account is to /v1
         types = ["v1.billing.meter.error_report_triggered", "v1.billing.meter.no_meter_found"]
-        query = "&".join(f"types[{n}]={name}" for n, name in enumerate(types))
-        page = await self._ask(
-            "reports",
-            lambda: client.raw_request_async("get", f"/v2/core/events?{query}&limit=100", **_of(account)),
-        )
-        found = []
-        for event in page.data["data"]:
-            if not known(event["id"]):
-                path = f"/v2/core/events/{event['id']}"
-                answer = await self._ask("reports", partial(client.raw_request_async, "get", path, **_of(account)))
-                found.append(report_of(answer.data))
-        return found
+        ask = partial(client.raw_request_async, "get", "/v2/core/events", types=types, limit=100, **where)
+        found: list[Report] = []
+        while True:
+            page = (await self._ask("reports", ask)).data
+            fresh = [event["id"] for event in page["data"] if not known(event["id"])]
+            for event_id in fresh:
+                path = f"/v2/core/events/{event_id}"
+                answer = await self._ask("reports", partial(client.raw_request_async, "get", path, **where))
+                found.append(report_of(event_id, answer.data))
+            following = page.get("next_page_url")
+            if not following or len(fresh) < len(page["data"]):
+                return found
+            ask = partial(client.raw_request_async, "get", following, **where)
 
     async def _meter(self, mode: str, account: str | None, event_name: str) -> str:
         """The id of the meter of an event name, remembered."""
@@ -250,8 +255,8 @@ class Door:
         raise AssertionError("the last pause is none")
 
 
-def report_of(event: Mapping[str, Any]) -> Report:
-    """A thin event's full form as a Report; believes nothing. Raises StripeUnavailable if it is no such event."""
+def report_of(event_id: str, event: Mapping[str, Any]) -> Report:
+    """A thin event's full form as a Report; believes nothing: one that cannot be read is kept, and tells of no errors."""
     try:
         reason = event["data"]["reason"]
         rejected = {
@@ -259,9 +264,10 @@ def report_of(event: Mapping[str, Any]) -> Report:
             for kind in reason["error_types"]
             for sample in kind["sample_errors"]
         }
-        return Report(str(event["id"]), str(event["type"]), int(reason["error_count"]), rejected, dict(event))
+        return Report(event_id, str(event["type"]), int(reason["error_count"]), rejected, dict(event))
     except (KeyError, TypeError, ValueError) as error:
-        raise StripeUnavailable(f"an error report could not be read: {type(error).__name__}") from error
+        log.error("an error report of Stripe's cannot be read (%s): %s", type(error).__name__, event_id)
+        return Report(event_id, "unreadable", 0, {}, {"event": str(event)[:10_000]})
 
 
 def _of(account: str | None) -> Any:

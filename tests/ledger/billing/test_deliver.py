@@ -306,6 +306,31 @@ async def test_reports_of_what_turned_out_wrong_put_the_entry_aside_once(world: 
     assert await world.pg.fetchval("SELECT errors FROM stripe_reports") == 1
 
 
+async def test_many_reports_are_read_page_by_page_and_one_that_is_unreadable_stops_nothing(
+    world: World, writer: Writer
+) -> None:
+    await use(writer, 5)
+    await world.seal()
+    await world.send_all()
+    half = world.fake.world.half("acct_fakeplatform", livemode=True)
+    (identifier,) = [event.identifier for event in half.meter_events]
+    for number in range(230):
+        data: dict[str, object] = {"reason": {"error_count": 1, "error_types": []}}
+        if number == 0:
+            sample = {"error_message": "x", "request": {"identifier": identifier}}
+            data = {"reason": {"error_count": 1, "error_types": [{"code": "no_meter", "sample_errors": [sample]}]}}
+        if number == 7:
+            data = {"nothing": "known"}
+        kind = "v1.billing.meter.error_report_triggered"
+        event = {"id": f"evt_{number}", "object": "v2.core.event", "type": kind, "related_object": None, "data": data}
+        half.of("v2.core.event")[f"evt_{number}"] = event
+
+    assert await world.sender().take_reports() == 230
+    assert await world.sender().take_reports() == 0
+    assert await world.reasons() == [("dead", "no_meter")]
+    assert await world.pg.fetchval("SELECT kind FROM stripe_reports WHERE event_id = 'evt_7'") == "unreadable"
+
+
 def test_pauses_grow_and_are_bounded() -> None:
     assert [pause_s(n, 0) for n in (1, 2, 3, 9, 10, 1000)] == [1, 2, 4, 256, 300, 300]
     assert pause_s(3, 1) == 2
