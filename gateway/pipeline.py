@@ -289,6 +289,8 @@ def _denied(denial: Denial) -> Refusal:
     headers = denial.headers + b"Retry-After: %d\r\n" % denial.wait_s
     length_s = 60 * BURST_MINUTES if str(denial.violated).endswith("-burst") else 60
     what = f"requests in {length_s} s" if by_rate else f"{denial.violated} in this period"
+    if denial.problem is problems.SPEND_CAP_REACHED:
+        return Refusal(denial.problem, headers, counted_as, None, denial.violated)
     detail = f"The limit of {denial.limit} {what} is reached. Try again in {denial.wait_s} s."
     return Refusal(denial.problem, headers, counted_as, detail, denial.violated)
 

@@ -153,6 +153,8 @@ def _not_counted(gw: Gateway, ex: Exchange, plan: Plan, meter: str, reply: list[
     headers = denial.headers + b"Retry-After: %d\r\n" % denial.wait_s
     if denial.problem is problems.RATE_LIMITED:
         return refuse(gw, ex, Refusal(denial.problem, headers, Admission.RATE_LIMITED, None, denial.violated))
+    if denial.problem is problems.SPEND_CAP_REACHED:
+        return refuse(gw, ex, Refusal(denial.problem, headers, Admission.QUOTA_EXCEEDED, None, denial.violated))
     gw.metrics.admissions[Admission.QUOTA_EXCEEDED] += 1
     plan_name = plan.tier.name if plan.tier else None
     body = orjson.dumps(

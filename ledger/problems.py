@@ -133,6 +133,9 @@ TOO_MANY_TRIES: Final = Problem("too_many_tries", 429, "Too many tries", "Too ma
 
 # How much
 RATE_LIMITED: Final = Problem("rate_limited", 429, "Too many requests", "The request rate is above the limit.")
+SPEND_CAP_REACHED: Final = Problem(
+    "spend_cap_reached", 402, "Spend cap reached", "What overage may cost in this period is used up."
+)
 TOO_MANY_UNKNOWN_KEYS: Final = Problem(
     "too_many_unknown_keys", 429, "Too many unknown keys", "Too many keys that do not exist came from this address."
 )

@@ -1,11 +1,12 @@
 -- Admit one request against every limit that applies, or none of them, and hold what it will use.
 --
 -- KEYS  1 reservations (hash) | then each sliding window (list of admission times, ms) | then each quota counter |
---       then, if `idem` is 1, the idempotency marker | last the shard's epoch
+--       then, if `idem` is 1, the idempotency marker | each priced meter's counter | last the shard's epoch
 -- ARGV  1 event id | 2 reservation (JSON) | 3 number of windows | 4 number of quotas | 5 idem (1), shadow (2), both (3) |
---       per window: limit, length in ms | per quota: limit (-1 = none), quantity, end of period (Unix s)
+--       per window: limit, length in ms | per quota: limit (-1 = none), quantity, end of period (Unix s) |
+--       with a spend cap: number of priced meters, cap, per priced meter: included, price of a unit beyond it
 -- Reply {verdict, now_ms, per window: count, oldest_ms | per quota: used}
---       verdict 0 admitted, n > 0 refused by the n-th limit (windows first), -1 counted before (idempotency marker),
+--       verdict 0 admitted, n > 0 refused by the n-th limit (windows, quotas, spend cap), -1 counted before (idempotency marker),
 --       -2 unknown: the counters were lost, and nothing was changed
 --       In shadow mode everything is admitted and the reply ends with the verdict there would have been (0: none).
 --
@@ -71,6 +72,18 @@ for i = 1, quotas do
     end
     reply[2 + 2 * windows + i] = used
     if limit >= 0 and used > limit and verdict == 0 then verdict = windows + i end
+end
+
+local at = base + 3 * quotas + 1
+if ARGV[at] then
+    local priced, spent = tonumber(ARGV[at]), 0
+    for i = 1, priced do
+        local beyond = tonumber(redis.call('GET', KEYS[#KEYS - priced - 1 + i]) or 0) - tonumber(ARGV[at + 2 * i])
+        if beyond > 0 then spent = spent + beyond * tonumber(ARGV[at + 1 + 2 * i]) end
+    end
+    -- prices have at most ten decimals; what doubles are off by is less than that, or grows with the sum
+    local cap = tonumber(ARGV[at + 1])
+    if spent > cap + 5e-11 + cap * 1e-15 and verdict == 0 then verdict = windows + quotas + 1 end
 end
 
 -- Lost counters are made anew by the first who looks for them: only then has the shard to be asked whether it is whole.

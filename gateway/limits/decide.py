@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 ADMITTED: Final = 0
 COUNTED_BEFORE: Final = -1
+SPEND: Final = "spend"
+"""What the spend cap is called among the limits."""
 UNKNOWN: Final = -2
 """The counters were lost and are being rebuilt; nothing was admitted, nothing refused."""
 
@@ -64,6 +66,8 @@ def would_have_refused(plan: Plan, reply: Sequence[int]) -> str | None:
         return None
     if index < len(plan.windows):
         return plan.windows[index].name
+    if index == len(plan.windows) + len(plan.quotas):
+        return SPEND
     return plan.quotas[index - len(plan.windows)].meter
 
 
@@ -83,6 +87,10 @@ def denial_of(plan: Plan, reply: Sequence[int]) -> tuple[Denial, float]:
         wait_s = (wait_ms + 999) // 1000
         denial = Denial(problems.RATE_LIMITED, wait_s, window.name, window.limit, reply[2 + 2 * index], headers)
         return denial, wait_ms / 1000
+    if index == len(plan.windows) + len(plan.quotas):
+        cap = (plan.tier.spend_cap_minor if plan.tier else None) or 0
+        wait_s = max(1, plan.period_end - now // 1000)
+        return Denial(problems.SPEND_CAP_REACHED, wait_s, SPEND, cap, cap, headers), min(wait_s, _MAX_QUOTA_DENIAL_S)
     quota = plan.quotas[index - len(plan.windows)]
     used = reply[2 + 2 * len(plan.windows) + index - len(plan.windows)]
     wait_s = max(1, plan.period_end - now // 1000)

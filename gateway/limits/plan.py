@@ -60,6 +60,14 @@ class Quota(NamedTuple):
     key: str
 
 
+class Priced(NamedTuple):
+    """What a meter costs of the spend cap: `price` minor units for each unit beyond `included`."""
+
+    included: int
+    price: str
+    key: str
+
+
 class Reserves(Protocol):
     """What is reserved by estimate and known afterwards (gateway.metering.metering.Metering)."""
 
@@ -98,6 +106,7 @@ class Plan:
         "period_end",
         "period_start",
         "policy",
+        "priced",
         "principal",
         "quotas",
         "refusal",
@@ -124,6 +133,7 @@ class Plan:
     period_start: int
     period_end: int
     policy: StoreFailure
+    priced: tuple[Priced, ...]
     reservations: str
     stream: str
     identity: bytes
@@ -210,6 +220,7 @@ def make_plan(
         )
         for meter, quantity in [*((m, q) for m, q in meters.items() if q), *estimates.items()]
     )
+    plan.priced = _priced(plan, shard, f"{mode}:{owner}")
     plan.limited = tuple(q for q in plan.quotas if q.limit is not None)
     who: dict[str, Any] = {"project": project_id, "mode": mode, "customer": customer.id if customer else None}
     if customer is not None and not customer.is_known:
@@ -231,6 +242,19 @@ def make_plan(
     plan.refused_until = 0.0
     plan.seen = None
     return plan
+
+
+def _priced(plan: Plan, shard: int, owner: str) -> tuple[Priced, ...]:
+    """All that counts towards the tier's spend cap, if a request of this plan may add to it."""
+    tier = plan.tier
+    if tier is None or tier.spend_cap_minor is None:
+        return ()
+    counted = {quota.meter for quota in plan.quotas}
+    if counted.isdisjoint(overage.meter for overage in tier.overage):
+        return ()
+    return tuple(
+        Priced(o.included, f"{o.price:f}", names.quota(shard, owner, o.meter, plan.period_start)) for o in tier.overage
+    )
 
 
 def _windows(
@@ -274,6 +298,7 @@ def _admit_command(plan: Plan, marker: str | None) -> tuple[bytes, bytes]:
         *(w.key for w in plan.windows),
         *(q.key for q in plan.quotas),
         *([marker] if marker else []),
+        *(p.key for p in plan.priced),
         names.epoch_beside(plan.reservations),
     ]
     tail: list[int] = [len(plan.windows), len(plan.quotas), (1 if marker else 0) + (2 if plan.is_shadow else 0)]
@@ -281,10 +306,15 @@ def _admit_command(plan: Plan, marker: str | None) -> tuple[bytes, bytes]:
         tail += (window.limit, window.length_ms)
     for quota in plan.quotas:
         tail += (-1 if quota.limit is None else quota.limit, quota.quantity, plan.period_end)
-    head = b"*%d\r\n" % (3 + len(keys) + 2 + len(tail))
+    prices: list[str] = []
+    if plan.priced and plan.tier is not None:
+        prices = [str(len(plan.priced)), str(plan.tier.spend_cap_minor)]
+        for priced in plan.priced:
+            prices += (str(priced.included), priced.price)
+    head = b"*%d\r\n" % (3 + len(keys) + 2 + len(tail) + len(prices))
     packed = encode(("EVALSHA", ADMIT_SHA, str(len(keys)), *keys))
     head += packed[packed.index(b"\r\n") + 2 :]
-    return head, _the_one(b"".join(bulk(b"%d" % value) for value in tail))
+    return head, _the_one(b"".join([*(bulk(b"%d" % v) for v in tail), *(bulk(p.encode()) for p in prices)]))
 
 
 def _header_format(plan: Plan) -> bytes:

@@ -6,7 +6,8 @@ alive then, and counts it here. So as long as all of them are without Redis, tog
     window   (limit − counted) ÷ processes in the first 60 s after the last reply, limit ÷ processes in any 60 s from then on
     quota    (limit − used) ÷ processes, until Redis says again what is used
 
-A limit that Redis never answered for counts as untouched. Memory: MAX_KEYS limits; beyond that nothing is admitted.
+A limit that Redis never answered for counts as untouched. Where a spend cap applies nothing is admitted.
+Memory: MAX_KEYS limits; beyond that nothing is admitted.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class Shares:
 
     def take(self, plan: Plan, at_ms: int, processes: int) -> bool:
         """Admit one request of a plan, or nothing. `at_ms` is Unix ms, `processes` at least 1."""
+        if plan.priced:
+            return False  # a share of money would have to be divided among meters too
         if len(self._windows) + len(self._quotas) >= MAX_KEYS:
             self._prune(at_ms)
             if len(self._windows) + len(self._quotas) >= MAX_KEYS:

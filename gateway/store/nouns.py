@@ -8,14 +8,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from ipaddress import IPv4Network, IPv6Network
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway.store.credentials import Injected
 from ledger.specs import IssuerSpec, RouteSpec, UpstreamSpec
 
 Sealed = tuple[bytes | None, bytes | None]
 """The sealed secrets of a route and of its upstream."""
+
+
+class Overage(NamedTuple):
+    """A meter that goes on beyond what is included, at a price (minor units per unit)."""
+
+    meter: str
+    included: int
+    price: Decimal
 
 
 @dataclass(slots=True, eq=False)
@@ -29,6 +38,8 @@ class Tier:
     concurrent_requests: int | None = None
     burst: int | None = None
     is_shadow: bool = False
+    spend_cap_minor: int | None = None
+    overage: tuple[Overage, ...] = ()
 
 
 @dataclass(slots=True, eq=False)

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 
 from gateway.store.compile import make_route
 from gateway.store.issuers import IssuerTable
-from gateway.store.nouns import Customer, Issuer, Principal, Tier
+from gateway.store.nouns import Customer, Issuer, Overage, Principal, Tier
 from gateway.store.table import RouteTable
 from ledger.ids import customer_id_for
 from ledger.specs import IssuerSpec, RouteSpec, UpstreamSpec
@@ -362,6 +362,8 @@ class Snapshot:
                     row["concurrent_requests"],
                     row["burst"],
                     row["is_shadow"],
+                    row["spend_cap_minor"],
+                    _overage(row),
                 )
                 if row["is_default"]:
                     default = tier
@@ -408,3 +410,9 @@ class Snapshot:
             is_same = kept is not None and kept.spec == spec
             issuers.append(kept if kept and is_same else Issuer(row["id"], row["project_id"], spec))
         self.issuers = IssuerTable(issuers)
+
+
+def _overage(row: asyncpg.Record) -> tuple[Overage, ...]:
+    """The meters of a tier that cost money beyond what is included."""
+    meters = zip(row["meters"], row["included"], row["prices"], strict=True)
+    return tuple(Overage(meter, included, price) for meter, included, price in meters if included is not None and price)
