@@ -56,6 +56,7 @@ _LIST: Final = {
     "required": ["data", "next_cursor"],
     "properties": {"data": {"type": "array", "items": {"type": "object"}}, "next_cursor": {"type": ["string", "null"]}},
 }
+_NOTHING: Final = {"description": "Done, and there is nothing to say"}
 _PROBLEMS: Final = {
     "default": {
         "description": "What went wrong",
@@ -129,7 +130,7 @@ def _account_operation(endpoint: AccountEndpoint, schemas: dict[str, Any]) -> di
         "tags": ["accounts"],
         "security": [] if endpoint.is_open else [{"session": []}],
         "parameters": _parameters(endpoint.path, query),
-        "responses": {"2XX": _json({"type": "object"}), **_PROBLEMS},
+        "responses": {"204": _NOTHING, "2XX": _json({"type": "object"}), **_PROBLEMS},
     }
     if endpoint.body is not None:
         schema = _schema(endpoint.body, schemas)
@@ -170,7 +171,7 @@ def _success(endpoint: Endpoint) -> dict[str, Any]:
         return {"200": {"description": "Done", "content": {endpoint.produces: {"schema": schema}}}}
     if endpoint.method == "GET" and "cursor" in endpoint.query:
         return {"200": _json(_LIST)}
-    return {"2XX": _json({"type": "object"})}
+    return {"204": _NOTHING, "2XX": _json({"type": "object"})}
 
 
 def _json(schema: dict[str, Any]) -> dict[str, Any]:

@@ -184,7 +184,7 @@ class House:
                     path = path.replace("{id}", await self._some(pg, path.split("/")[2], project))
                 if path not in ("/logout", "/dashboard/switch", "/login"):
                     found.append(path)
-            return found
+            return [*found, "/docs"]
         finally:
             await pg.close()
 

@@ -52,7 +52,7 @@ function charts(root) {
       width: target.clientWidth, height: 190, padding: [8, 8, 0, 0], cursor: { y: false, points: { show: false }, drag: { x: false, y: false } },
       scales: { x: { time: false, range: [-0.6, values.length - 0.4] }, y: { range: (_, __, most) => [0, Math.max(most * 1.08, 1)] } },
       axes: [
-        { ...axis, splits: () => labels.map((_, index) => index).filter((i) => labels.length <= 12 || i % 5 === 0), values: (_, at) => at.map((i) => labels[i]) },
+        { ...axis, size: 30, splits: () => labels.map((_, index) => index).filter((i) => labels.length <= 12 || i % 5 === 0), values: (_, at) => at.map((i) => labels[i]) },
         { ...axis, size: 52, incrs: [1, 2, 2.5, 5].flatMap((n) => Array.from({ length: 15 }, (_, e) => n * 10 ** e)).filter(Number.isInteger).sort((a, b) => a - b), grid: { stroke: colour("--line"), width: 1 }, values: (_, at) => at.map((v) => shortNumber.format(v)) },
       ],
       series: [
