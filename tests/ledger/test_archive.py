@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import asyncpg
 import pytest
+from pydantic import SecretStr
 
+from config.settings import Settings, WorkerSettings
 from ledger.archive import NotArchived, archive_due, archives, bring_back, due
 from ledger.ingest import Writer
 from ledger.partitions import ensure_partitions
@@ -16,6 +19,7 @@ from ledger.receipt import receipt
 from ledger.reconcile.run import month_of, reconcile
 from tests.ledger import books
 from tests.ledger.facts import DAY_MS, NOW, NOW_MS, PROJECT, entry, fact
+from tollgate.archiving import keep_archiving
 
 LATER = datetime(2026, 7, 10, tzinfo=UTC)
 MARCH = "usage_events_2026_03"
@@ -127,3 +131,24 @@ async def test_a_directory_that_cannot_be_written_loses_nothing(
     with pytest.raises(OSError):
         await archive_due(ledger, blocked, LATER, 3)
     assert await ledger.fetchval(f"SELECT count(*) FROM {MARCH}")
+
+
+async def test_the_worker_archives_by_itself_where_it_is_told_to(
+    pg: asyncpg.Connection, postgres_url: str, tmp_path: Path
+) -> None:
+    long_ago = datetime.now(UTC) - timedelta(days=900)
+    await ensure_partitions(pg, long_ago)
+    stop = asyncio.Event()
+
+    async def until_done() -> None:
+        async with asyncio.timeout(10):
+            while len(await archives(pg)) < 3:
+                await asyncio.sleep(0.02)
+        stop.set()
+
+    worker = WorkerSettings(archive_directory=tmp_path / "old")
+    settings = Settings(postgres_url=SecretStr(postgres_url), worker=worker)
+    await asyncio.gather(keep_archiving(settings, stop), until_done())
+    assert len(list((tmp_path / "old").glob("*.csv.zst"))) >= 3
+
+    await asyncio.wait_for(keep_archiving(Settings(postgres_url=SecretStr(postgres_url)), asyncio.Event()), 1)
