@@ -28,6 +28,7 @@ from tests.faults.books import Tally, compare, quiet, since
 from tests.faults.load import drive
 from tests.faults.origin import Origin
 from tests.faults.stack import Stack
+from tests.faults.till import units_seen
 
 RATE = 25.0
 _RESULT = Path(".tollgate/chaos.json")
@@ -96,6 +97,11 @@ async def run(
                     print(f"{number:4} {fault:<26} {verdict} {time.monotonic() - began:5.1f} s  {figures}", flush=True)
                     if not tally.is_right or os.environ.get("CHAOS_LOG"):
                         print(stack.log(), flush=True)
+            billed, counted = await units_seen(stack.postgres.url)
+            if billed != counted:
+                total.faults.append(f"Stripe has {billed.total()} units, the ledger {counted.total()}")
+            if say:
+                print(f"Stripe has {billed.total()} units of {len(billed)} customers, the ledger {counted.total()}")
         finally:
             stack.close()
     return total, by_fault

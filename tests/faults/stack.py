@@ -26,6 +26,7 @@ from ledger.specs import StoreFailure
 from tests.e2e.stack import environment
 from tests.faults.load import hang_up
 from tests.faults.origin import Origin
+from tests.faults.till import bill_from_now_on
 from tests.support.gateway import Catalogue
 from tests.support.servers import quick_directory
 from tests.support.upstreams.child import REPOSITORY
@@ -67,6 +68,7 @@ class Stack:
             connection = await asyncpg.connect(self.postgres.url)
         await migrate(connection)
         await self._seed(Catalogue(connection))
+        await bill_from_now_on(connection)
         await connection.close()
         self.start_worker()
         self.start_gateway()
