@@ -25,7 +25,7 @@ from admin.accounts import members, sessions
 from admin.accounts.sessions import Session
 from admin.api.auth import drop_session, set_session
 from admin.api.call import Denied
-from admin.changes import Refused
+from admin.changes import Refused, Unfit
 from admin.declare.faults import path_text
 from admin.site import Site
 from admin.store import Store, StoreUnavailable
@@ -166,7 +166,8 @@ def _errors(error: Wrong | Refused | Denied) -> tuple[dict[str, str], int]:
         return error.errors, 422
     if isinstance(error, Refused):
         name = path_text(error.path).partition("[")[0].partition(".")[0]
-        return {name: error.message[:1].upper() + error.message[1:]}, 409
+        status = 422 if isinstance(error, Unfit) else 409
+        return {name: error.message[:1].upper() + error.message[1:]}, status
     return by_field(error.errors) or {"": error.detail or error.problem.detail}, error.problem.status
 
 

@@ -108,6 +108,8 @@ def email_of(message: Message, sender: str) -> EmailMessage:
     """The message as e-mail. Raises NotTaken, for good, if an address or the subject would break a header."""
     email = EmailMessage(policy=SMTP)
     try:
+        if not message.to.isprintable():
+            raise ValueError("a control character")
         email["From"] = sender
         email["To"] = message.to
         email["Subject"] = message.subject
