@@ -1,4 +1,4 @@
-"""The secrets of upstreams and routes on their way into the database, and sealing them again under a newer key.
+"""The secrets of upstreams and routes on their way into the database, and sealing all secrets again under a newer key.
 
 `sealed` decides what is stored beside a spec: nothing, what is there already, or a new secret. `reseal` is what rotation of
 the encryption keys needs. Failure: Unfit, without a word of the secret.

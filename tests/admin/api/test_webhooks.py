@@ -10,8 +10,10 @@ import pytest
 from pydantic import SecretStr
 
 from admin.app import Running, running
+from admin.credentials import reseal
 from config.encryption import new_key
 from config.settings import AdminSettings, Settings
+from ledger.vault import Vault
 from tests.admin.api.conftest import World
 
 PATH = "/api/v1/webhooks"
@@ -114,3 +116,16 @@ async def test_twenty_are_enough(world: World) -> None:
     for _ in range(20):
         await made(world)
     assert (await world.test.post(PATH, {"url": URL})).code == "conflict"
+
+
+async def test_a_newer_encryption_key_seals_the_secrets_again(world: World) -> None:
+    old, new = Vault([b"1" * 32]), Vault([b"2" * 32, b"1" * 32])
+    endpoint = await made(world)
+    secret = endpoint["secret"]
+    for column in ("secret", "old_secret"):
+        sealed = old.seal(secret, endpoint["id"])
+        await world.pg.execute(f"UPDATE webhook_endpoints SET {column} = $1", sealed)
+    assert (await reseal(world.pg, new)).resealed == 2
+    row = await world.pg.fetchrow("SELECT secret, old_secret FROM webhook_endpoints")
+    for sealed in row:
+        assert Vault([b"2" * 32]).open(sealed, endpoint["id"]) == secret
