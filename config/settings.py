@@ -226,6 +226,10 @@ class SandboxSettings(_Section):
     bwrap: Path | None = Field(default=None, description="bubblewrap, if not found on the path")
     python: Path | None = Field(default=None, description="Python for submitted code; default: the system's")
     node: Path | None = Field(default=None, description="Node for submitted code; default: the system's")
+    zygote: bool = Field(
+        default=False,
+        description="as root, clone jails from a prepared process instead of starting each with bubblewrap",
+    )
     docker_url: str | None = Field(
         default=None, description="the Engine's socket; default: DOCKER_HOST, else the usual"
     )

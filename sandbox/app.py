@@ -92,6 +92,7 @@ def candidates(settings: SandboxSettings) -> dict[str, Callable[[], Backend]]:
         pids=settings.max_pids,
         cpus=settings.cpus,
         workspace_bytes=settings.workspace_mb * MIB,
+        zygote=settings.zygote,
     )
     containers = DockerOptions(
         url=settings.docker_url,

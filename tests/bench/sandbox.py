@@ -98,20 +98,22 @@ def of_docker_cli(url: str, quick: bool) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench-sandbox")
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--backend", choices=["jail", "docker", "docker_cli"], action="append")
+    parser.add_argument("--backend", choices=["jail", "jail_zygote", "docker", "docker_cli"], action="append")
     args = parser.parse_args()
-    wanted = args.backend or ["jail", "docker", "docker_cli"]
+    wanted = args.backend or ["jail", "jail_zygote", "docker", "docker_cli"]
     postgres = TestPostgres()
     results: dict[str, Any] = json.loads(OUT.read_text()) if OUT.exists() else {}
     try:
         for name in wanted:
             try:
-                docker = {"docker_url": engine(), "docker_image": IMAGE} if name != "jail" else {}
+                docker = {"docker_url": engine(), "docker_image": IMAGE} if name.startswith("docker") else {}
                 if name == "docker_cli":
                     results[name] = of_docker_cli(docker["docker_url"], args.quick)
                 else:
                     url = postgres.create_database(migrated=False)
-                    results[name] = asyncio.run(of_backend(name, url, args.quick, **docker))
+                    more = docker | ({"zygote": True} if name == "jail_zygote" else {})
+                    backend = name.removesuffix("_zygote")
+                    results[name] = asyncio.run(of_backend(backend, url, args.quick, **more))
             except pytest.skip.Exception as skipped:
                 print(f"{name}: left out, {skipped}")
                 continue

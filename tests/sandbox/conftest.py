@@ -11,6 +11,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -43,8 +44,8 @@ async def start(backend: Backend) -> Backend:
     return backend
 
 
-def jail() -> JailBackend:
-    return JailBackend(JailOptions(warm_python=1, warm_node=1, slots=32, uid_base=UID_BASE))
+def jail(*, zygote: bool = False) -> JailBackend:
+    return JailBackend(JailOptions(warm_python=1, warm_node=1, slots=32, uid_base=UID_BASE, zygote=zygote))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -70,8 +71,23 @@ async def docker_backend(containers: DockerBackend) -> AsyncIterator[DockerBacke
 @pytest_asyncio.fixture(loop_scope="module")
 async def jail_backend() -> AsyncIterator[JailBackend]:
     """Jails, with nothing left of them after the test."""
+    async with watched(jail()) as backend:
+        yield backend
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def zygote_backend() -> AsyncIterator[JailBackend]:
+    """Jails that a zygote clones; needs root."""
+    if os.geteuid() != 0:
+        pytest.skip("the zygote needs root")
+    async with watched(jail(zygote=True)) as backend:
+        yield backend
+
+
+@asynccontextmanager
+async def watched(backend: JailBackend) -> AsyncIterator[JailBackend]:
+    """A started backend; afterwards nothing of it may be left."""
     before = Traces.take()
-    backend = jail()
     await start(backend)
     Traces.take()  # knows the broker from now on
     yield backend
@@ -82,7 +98,7 @@ async def jail_backend() -> AsyncIterator[JailBackend]:
         await asyncio.sleep(0.05)
 
 
-@pytest.fixture(params=["jail", "docker"])
+@pytest.fixture(params=["jail", "zygote", "docker"])
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Each backend in turn."""
     found: Backend = request.getfixturevalue(f"{request.param}_backend")

@@ -305,3 +305,27 @@ async def test_a_small_run_costs_little(backend: Backend) -> None:
     ended = await python(backend, "print('hello')")
     assert ended.usage.cpu_ms < 200
     assert ended.usage.memory_mb < 40
+
+
+async def test_the_end_of_a_program_is_an_end(backend: Backend) -> None:
+    """Threads are waited for, exit functions run, files that nobody closed are written, objects are finalised."""
+    found = await python(
+        backend,
+        """
+        import atexit, helper, sys, threading, time
+        atexit.register(lambda: print("exit function"))
+        threading.Thread(target=lambda: (time.sleep(0.1), print("thread"))).start()
+        unclosed = open("out/unclosed", "w"); unclosed.write("written")
+        class Last:
+            def __del__(self): print("finalised")
+        last = Last()
+        sys.stdout.write("main\\n")
+        """,
+        more_files=(SourceFile("helper.py", b"f = open('out/helper', 'w'); f.write('too')"),),
+    )
+    assert found.stdout.decode().split("\n")[:-1] == ["main", "thread", "exit function", "finalised"], found.stderr
+    assert {a.path: a.content for a in found.artifacts} == {"unclosed": b"written", "helper": b"too"}
+    assert (
+        await python(backend, "import atexit; atexit.register(lambda: 1 / 0); raise SystemExit(300)")
+    ).exit_code == 44
+    assert (await python(backend, "import sys; sys.stdout = None; sys.stderr.close()")).exit_code == 0

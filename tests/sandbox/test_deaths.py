@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from config.load import to_environment
@@ -66,6 +67,22 @@ async def test_the_broker_is_killed() -> None:
                 break
             except Broken:
                 await asyncio.sleep(0.02)
+    await backend.close()
+    await nothing_beyond(before)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the zygote needs root")
+async def test_the_zygote_is_killed() -> None:
+    """Runs go on, in jails that bubblewrap makes."""
+    before = Traces.take()
+    backend = jail(zygote=True)
+    await start(backend)
+    broker = psutil.Process(pid_of_broker(backend))
+    [zygote] = [child for child in broker.children() if any("zygote.py" in word for word in child.cmdline()[:8]) and
+                child.ppid() == broker.pid and child.uids().real == 0]  # fmt: skip
+    zygote.kill()
+    for _ in range(4):
+        assert await says(backend, "print('on')") == "on"
     await backend.close()
     await nothing_beyond(before)
 

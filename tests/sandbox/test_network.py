@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="binds port 80 of a loopback address"),
     pytest.mark.asyncio(loop_scope="module"),
 ]
-HERE = "127.0.0.77"
+HERE = f"127.9.{os.getpid() % 250}.{os.getpid() // 250 % 250 + 1}"  # nobody else's port 80
 
 
 @pytest_asyncio.fixture(loop_scope="module")

@@ -51,6 +51,7 @@ class JailOptions:
     pids: int = 64
     cpus: float = 1.0
     workspace_bytes: int = 64 * MIB
+    zygote: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -323,6 +324,7 @@ def _setup(options: JailOptions) -> Setup:
         pids=options.pids,
         cpus=options.cpus,
         workspace_bytes=options.workspace_bytes,
+        zygote=options.zygote and is_root,
     )
 
 

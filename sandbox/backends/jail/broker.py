@@ -39,6 +39,7 @@ from typing import Any, Final
 
 from sandbox.backends.jail import bwrap
 from sandbox.backends.jail.cgroups import Cgroups, Group, Unusable, instance_of, is_alive, layout
+from sandbox.backends.jail.zygote import Gone, Zygote
 from sandbox.seccomp import program
 
 MESSAGE_BYTES: Final = 65_536
@@ -62,6 +63,7 @@ class Setup:
     pids: int
     cpus: float
     workspace_bytes: int
+    zygote: bool = False
 
 
 @dataclass(slots=True)
@@ -94,6 +96,9 @@ class Broker:
         self._selector = selectors.DefaultSelector()
         self._selector.register(control, selectors.EVENT_READ, None)
         self._next_guest = 0
+        self._zygote: Zygote | None = None
+        if setup.zygote and setup.uid_base is not None:
+            self._zygote = Zygote(self._jail)
 
     def serve(self) -> None:
         """Until the service is gone."""
@@ -146,9 +151,12 @@ class Broker:
             self._jail, message["language"], _SECCOMP_FD, message.get("layer"), message.get("egress")
         )
         uid = self._uids.pop() if self._setup.uid_base is not None else None
+        is_plain = message.get("layer") is None and message.get("egress") is None
         try:
             group.make(self._setup.pids, self._setup.cpus)
-            pid = os.fork()
+            pid = self._cloned(message["language"], uid, descriptors, group) if is_plain else None
+            if pid is None:
+                pid = os.fork()
         except OSError:
             group.remove()
             if uid is not None:
@@ -159,6 +167,22 @@ class Broker:
         slot = Slot(message["guest"], group, uid, pid, os.pidfd_open(pid))
         self._slots[slot.guest] = self._by_pid[pid] = slot
         self._selector.register(slot.pidfd, selectors.EVENT_READ, slot)
+
+    def _cloned(self, language: str, uid: int | None, descriptors: list[int], group: Group) -> int | None:
+        """A guest from the zygote, in its cgroup before it can be given a job; None without one. Raises OSError."""
+        if self._zygote is None or uid is None:
+            return None
+        try:
+            pid = self._zygote.spawn(language, uid, descriptors)
+        except Gone as error:
+            sys.stderr.write(f"the zygote of the jails is gone ({error}); bubblewrap makes them from here on\n")
+            self._zygote.close()
+            self._zygote = None
+            return None
+        for entry in group.entries():
+            with open(entry, "w") as file:
+                file.write(str(pid))
+        return pid
 
     def _become(self, command: list[str], entries: list[str], uid: int | None, descriptors: list[int]) -> None:
         """In the child: enter the cgroup, become nobody in particular, turn into bwrap. Never returns."""
@@ -237,6 +261,8 @@ class Broker:
 
     def _farewell(self) -> None:
         self._control.close()
+        if self._zygote is not None:
+            self._zygote.close()
         for slot in self._slots.values():
             slot.group.kill()
         deadline = time.monotonic() + _FAREWELL_S
@@ -320,8 +346,15 @@ def main() -> None:
             why = f"no system call table for {error}" if isinstance(error, KeyError) else str(error)
             control.send(json.dumps({"op": "unusable", "why": why}).encode())
             return
+        try:
+            broker = Broker(control, setup, cgroups, directory)
+        except Gone as error:
+            cgroups.close()
+            shutil.rmtree(directory, ignore_errors=True)
+            control.send(json.dumps({"op": "unusable", "why": f"no zygote: {error}"}).encode())
+            return
         control.send(json.dumps({"op": "ready", "directory": str(directory)}).encode())
-        Broker(control, setup, cgroups, directory).serve()
+        broker.serve()
 
 
 if __name__ == "__main__":

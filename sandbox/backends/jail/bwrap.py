@@ -18,7 +18,7 @@ from typing import Final
 INSIDE_UID: Final = 1000
 GUEST_DIR: Final = "/run/guest"
 EGRESS_SOCKET: Final = "/run/egress.sock"
-_MASKED: Final = (
+MASKED: Final = (
     "cmdline",
     "config.gz",
     "kallsyms",
@@ -31,15 +31,15 @@ _MASKED: Final = (
 )
 _USR: Final = ("/usr/bin", "/usr/lib", "/usr/lib64", "/usr/libexec", "/usr/share/zoneinfo")
 _TOP: Final = ("/bin", "/sbin", "/lib", "/lib64")
-_DEVICES: Final = ("null", "zero", "full", "random", "urandom")
-_DEVICE_LINKS: Final = (
+DEVICES: Final = ("null", "zero", "full", "random", "urandom")
+DEVICE_LINKS: Final = (
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
     ("stdout", "/proc/self/fd/1"),
     ("stderr", "/proc/self/fd/2"),
 )
 # Not bwrap's --dev: its devpts costs a second user namespace, in which PID 1 of a networked jail could not bind low ports.
-_SMALL: Final = 16 * 1024 * 1024
+SMALL_BYTES: Final = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,25 +64,21 @@ def command(jail: Jail, language: str, seccomp_fd: int, layer: str | None, egres
         *("--hostname", "sandbox", "--new-session", "--die-with-parent", "--as-pid-1", "--cap-drop", "ALL"),
         *("--seccomp", str(seccomp_fd)),
     ]
-    for path in [*_USR, *jail.prefixes]:
-        if os.path.isdir(path):
-            args += ["--ro-bind", path, path]
-    for path in _TOP:
-        if os.path.islink(path):
-            args += ["--symlink", os.readlink(path), path]
-        elif os.path.isdir(path):
-            args += ["--ro-bind", path, path]
-    args += ["--ro-bind", f"{jail.state}/etc", "/etc", "--ro-bind", f"{jail.state}/guest", GUEST_DIR]
+    binds, links = system(jail)
+    for source, target in binds:
+        args += ["--ro-bind", source, target]
+    for target, link in links:
+        args += ["--symlink", target, link]
     args += ["--proc", "/proc"]
-    for name in _MASKED:
+    for name in MASKED:
         if os.path.exists(f"/proc/{name}"):
             args += ["--ro-bind", f"{jail.state}/empty", f"/proc/{name}"]
-    args += ["--size", str(_SMALL), "--tmpfs", "/dev"]
-    for name in _DEVICES:
+    args += ["--size", str(SMALL_BYTES), "--tmpfs", "/dev"]
+    for name in DEVICES:
         args += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
-    for name, target in _DEVICE_LINKS:
+    for name, target in DEVICE_LINKS:
         args += ["--symlink", target, f"/dev/{name}"]
-    args += ["--size", str(_SMALL), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]  # noqa: S108
+    args += ["--size", str(SMALL_BYTES), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]  # noqa: S108
     size = str(jail.workspace_bytes)
     args += ["--size", size, "--tmpfs", "/workspace", "--size", size, "--tmpfs", "/tmp"]  # noqa: S108
     if layer is not None:
@@ -99,7 +95,24 @@ def command(jail: Jail, language: str, seccomp_fd: int, layer: str | None, egres
     return args + guest(language, jail.python, jail.node)
 
 
+def system(jail: Jail) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """What every jail sees of files: (source, place) of read-only directories, and (target, place) of links."""
+    binds = [(path, path) for path in [*_USR, *jail.prefixes] if os.path.isdir(path)]
+    links = []
+    for path in _TOP:
+        if os.path.islink(path):
+            links.append((os.readlink(path), path))
+        elif os.path.isdir(path):
+            binds.append((path, path))
+    return [*binds, (f"{jail.state}/etc", "/etc"), (f"{jail.state}/guest", GUEST_DIR)], links
+
+
+def guest_arguments(language: str, node: str | None, directory: str = GUEST_DIR) -> list[str]:
+    """What a guest is told: its language, and for Node the command that starts it."""
+    return [language] if language == "python" else [language, node or "node", f"{directory}/guest.cjs"]
+
+
 def guest(language: str, python: str, node: str | None, directory: str = GUEST_DIR) -> list[str]:
     """The guest's own command line; PID 1 is Python for either language."""
-    args = [python, "-I", "-S", "-X", "utf8", "-B", f"{directory}/guest.py", language]
-    return args if language == "python" else [*args, node or "node", f"{directory}/guest.cjs"]
+    options = ["-I", "-S", "-X", "utf8", "-B"]
+    return [python, *options, f"{directory}/guest.py", *guest_arguments(language, node, directory)]

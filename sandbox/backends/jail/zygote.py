@@ -1,0 +1,107 @@
+"""The broker's side of the zygote (sandbox/guest/zygote.py): starts it, and has it clone guests."""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sandbox.backends.jail import bwrap
+
+_ANSWER_S: Final = 20.0
+_IMPORTS: Final = (
+    *("site", "re", "json", "collections", "datetime", "decimal", "random", "math", "itertools", "functools", "string"),
+    *(
+        "typing",
+        "traceback",
+        "io",
+        "time",
+        "dataclasses",
+        "enum",
+        "pathlib",
+        "hashlib",
+        "base64",
+        "textwrap",
+        "statistics",
+    ),
+)
+"""What many programs import: done once here, free for each of them."""
+
+
+class Gone(Exception):
+    """The zygote does not answer, or cannot clone."""
+
+
+class Zygote:
+    """A running one. Calls wait for its answer, a millisecond or two."""
+
+    def __init__(self, jail: bwrap.Jail) -> None:
+        """Start it. Raises Gone."""
+        self._jail = jail
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.settimeout(_ANSWER_S)
+        self._control = ours
+        with theirs:
+            self.process = subprocess.Popen(  # noqa: S603 - our own program, in the interpreter that runs code
+                [jail.python, "-I", "-S", "-B", "-X", "utf8", f"{jail.state}/guest/zygote.py", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                env={},
+                start_new_session=True,
+            )
+        try:
+            binds, links = bwrap.system(jail)
+            self._send(
+                {
+                    "state": jail.state,
+                    "binds": binds,
+                    "links": links,
+                    "devices": bwrap.DEVICES,
+                    "device_links": bwrap.DEVICE_LINKS,
+                    "imports": _IMPORTS,
+                }
+            )
+            self._answer()
+        except Gone:
+            self.close()
+            raise
+
+    def spawn(self, language: str, uid: int, descriptors: Sequence[int]) -> int:
+        """The pid of a new guest, which is a child of this process. Raises Gone."""
+        message = {
+            "uid": uid,
+            "guest": bwrap.guest_arguments(language, self._jail.node),
+            "workspace_bytes": self._jail.workspace_bytes,
+            "small_bytes": bwrap.SMALL_BYTES,
+            "masked": [name for name in bwrap.MASKED if os.path.exists(f"/proc/{name}")],
+        }
+        self._send(message, descriptors)
+        pid = self._answer().get("pid")
+        if not isinstance(pid, int):
+            raise Gone("it cannot clone")
+        return pid
+
+    def _send(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        try:
+            self._control.sendmsg([json.dumps(message).encode()], rights)
+        except OSError as error:
+            raise Gone(str(error)) from None
+
+    def _answer(self) -> dict[str, Any]:
+        try:
+            received = self._control.recv(65_536)
+        except OSError as error:
+            raise Gone(str(error)) from None
+        if not received:
+            raise Gone("it has ended")
+        answer: dict[str, Any] = json.loads(received)
+        return answer
+
+    def close(self) -> None:
+        self._control.close()
+        self.process.kill()
