@@ -103,5 +103,7 @@ class Zygote:
         return answer
 
     def close(self) -> None:
+        """End it; its clones go on."""
         self._control.close()
         self.process.kill()
+        self.process.wait()
