@@ -74,15 +74,13 @@ async def archive_due(
     if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
         return []
     done = []
-    try:
-        attached = [row["name"] for row in await connection.fetch(_SQL["attached"])]
-        for name, start, end in due(attached, now, after_months):
-            try:
-                done.append(await archive(connection, directory, name, start, end))
-            except NotArchived as error:
-                log.error("%s is not archived: %s", name, error)
-    finally:
-        await connection.execute("SELECT pg_advisory_unlock($1)", _LOCK)
+    attached = [row["name"] for row in await connection.fetch(_SQL["attached"])]
+    for name, start, end in due(attached, now, after_months):
+        try:
+            done.append(await archive(connection, directory, name, start, end))
+        except NotArchived as error:
+            log.error("%s is not archived: %s", name, error)
+    await connection.execute("SELECT pg_advisory_unlock($1)", _LOCK)  # where this fails, it goes with the connection
     return done
 
 

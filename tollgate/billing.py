@@ -24,6 +24,7 @@ from ledger.dependency import Dependency, wait
 from ledger.ingest import AWAY_ERRORS, brief
 from ledger.metrics import BillingMetrics
 from ledger.reconcile.nightly import reconcile_if_due
+from tollgate.lines import Lines
 
 if TYPE_CHECKING:
     from ledger.billing.door import Door
@@ -40,7 +41,7 @@ log = logging.getLogger(__name__)
 
 
 async def keep_billing(
-    settings: Settings, registry: CollectorRegistry, redis: Redis, name: str, stop: asyncio.Event
+    settings: Settings, registry: CollectorRegistry, redis: Redis, lines: Lines, name: str, stop: asyncio.Event
 ) -> None:
     """Bill until `stop` is set. `name` is this worker's, in leases."""
     assert settings.postgres_url is not None
@@ -48,7 +49,7 @@ async def keep_billing(
     postgres = Dependency("postgres (billing)")
     async with AsyncExitStack() as closing:
         url = settings.postgres_url.get_secret_value()
-        connect = partial(asyncpg.connect, url, timeout=5, command_timeout=RECONCILE_S)
+        connect = lines.noting(partial(asyncpg.connect, url, timeout=5, command_timeout=RECONCILE_S))
         pool: Any = asyncpg.create_pool(
             url,
             min_size=0,
@@ -58,6 +59,7 @@ async def keep_billing(
             server_settings={"application_name": "tollgate-billing"},
         )
         await pool
+        lines.note_pool(pool)
         closing.callback(pool.terminate)  # closing in order would wait for a server that hangs
 
         async def seal_all() -> int:

@@ -51,6 +51,7 @@ from ledger.vault import Vault, VaultError, vault_of
 from ledger.webhooks import post as webhooks
 from tollgate.archiving import keep_archiving
 from tollgate.billing import keep_billing
+from tollgate.lines import Lines
 
 LANES: Final = 2
 HOUSEKEEPING_S: Final = 3600.0
@@ -60,6 +61,9 @@ POST_S: Final = 0.5
 """How often due mail is looked for."""
 STOP_S: Final = 3.0
 """Longest wait for the batches in hand when asked to stop; Postgres may be hanging."""
+
+CUT_S: Final = 0.5
+"""After that, connections whose server still keeps somebody waiting are cut."""
 
 log = logging.getLogger(__name__)
 
@@ -97,12 +101,15 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         vault = vault_of(settings)
     except VaultError as error:
         raise Unusable(str(error)) from None
-    connect = partial(
-        asyncpg.connect,
-        settings.postgres_url.get_secret_value(),
-        timeout=5,
-        command_timeout=25,  # beyond the statement_timeout of ingest.sql, for a server that does not even refuse
-        server_settings={"application_name": "tollgate-worker"},
+    lines = Lines()
+    connect = lines.noting(
+        partial(
+            asyncpg.connect,
+            settings.postgres_url.get_secret_value(),
+            timeout=5,
+            command_timeout=25,  # beyond the statement_timeout of ingest.sql, for a server that does not even refuse
+            server_settings={"application_name": "tollgate-worker"},
+        )
     )
     registry = CollectorRegistry()
     metrics = IngestMetrics(registry)
@@ -141,8 +148,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 for number, drain in enumerate(lanes):
                     tasks.create_task(drain.run(stop), name=f"lane {number}")
                 tasks.create_task(_keep_house(connect, postgres, settings.worker.partitions_ahead, stop), name="house")
-                tasks.create_task(keep_billing(settings, registry, client, process, stop), name="billing")
-                tasks.create_task(keep_archiving(settings, stop), name="archive")
+                tasks.create_task(keep_billing(settings, registry, client, lines, process, stop), name="billing")
+                tasks.create_task(keep_archiving(settings, lines, stop), name="archive")
                 tasks.create_task(_keep_posting(connect, postgres, settings, stop), name="post")
                 tasks.create_task(_keep_telling(connect, postgres, settings, vault, stop), name="webhooks")
                 tasks.create_task(_keep_alerting(connect, postgres, settings, stop), name="alerts")
@@ -153,7 +160,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 healer = Healer(client, connect, settings.redis_shards)
                 tasks.create_task(_keep_healing(healer, metrics, stop), name="healer")
                 await stop.wait()
-                deadline.reschedule(asyncio.get_running_loop().time() + STOP_S)
+                end = asyncio.get_running_loop().time() + STOP_S
+                deadline.reschedule(end)
+                asyncio.get_running_loop().call_at(end + CUT_S, lines.cut)
         except TimeoutError:
             log.warning("gave up on a batch after %.0f s; it stays pending and is delivered again", STOP_S)
     log.info("the worker has stopped")

@@ -48,26 +48,37 @@ async def reconcile_if_due(
     moment = datetime.now(UTC) if now is None else now
     connection = await connect()
     try:
-        if not is_due(await connection.fetchval(_SQL["newest"]), moment):
-            return False
-        if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
-            return False
-        try:
-            start, end = period_of(None, moment)
-            periods = [(start, end)]
-            if moment.day <= _LAST_MONTH_UNTIL_DAY:
-                periods.insert(0, period_of(None, start - timedelta(days=1)))
-            drift: dict[str, int] = {}
-            for period in periods:
-                report = await reconcile(connection, *period, redis=redis, shards=shards, door=door, now=moment)
-                for book, units in report.drift.items():
-                    drift[book] = drift.get(book, 0) + units
-                if not report.is_clean:
-                    log.error("the books of %s differ: %s", f"{period[0]:%Y-%m}", report.drift)
-            for book, units in drift.items():
-                metrics.drift.labels(book).set(units)
-            return True
-        finally:
-            await connection.execute("SELECT pg_advisory_unlock($1)", _LOCK)
-    finally:
-        await connection.close(timeout=5)
+        is_done = await _reconcile(connection, redis, shards, door, metrics, moment)
+    except BaseException:
+        connection.terminate()  # closing in order would wait for a server that hangs
+        raise
+    await connection.close(timeout=5)
+    return is_done
+
+
+async def _reconcile(
+    connection: asyncpg.Connection,
+    redis: Redis,
+    shards: int,
+    door: Door | None,
+    metrics: BillingMetrics,
+    moment: datetime,
+) -> bool:
+    if not is_due(await connection.fetchval(_SQL["newest"]), moment):
+        return False
+    if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):  # held until the connection ends
+        return False
+    start, end = period_of(None, moment)
+    periods = [(start, end)]
+    if moment.day <= _LAST_MONTH_UNTIL_DAY:
+        periods.insert(0, period_of(None, start - timedelta(days=1)))
+    drift: dict[str, int] = {}
+    for period in periods:
+        report = await reconcile(connection, *period, redis=redis, shards=shards, door=door, now=moment)
+        for book, units in report.drift.items():
+            drift[book] = drift.get(book, 0) + units
+        if not report.is_clean:
+            log.error("the books of %s differ: %s", f"{period[0]:%Y-%m}", report.drift)
+    for book, units in drift.items():
+        metrics.drift.labels(book).set(units)
+    return True

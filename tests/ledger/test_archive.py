@@ -20,6 +20,7 @@ from ledger.reconcile.run import month_of, reconcile
 from tests.ledger import books
 from tests.ledger.facts import DAY_MS, NOW, NOW_MS, PROJECT, entry, fact
 from tollgate.archiving import keep_archiving
+from tollgate.lines import Lines
 
 LATER = datetime(2026, 7, 10, tzinfo=UTC)
 MARCH = "usage_events_2026_03"
@@ -148,7 +149,7 @@ async def test_the_worker_archives_by_itself_where_it_is_told_to(
 
     worker = WorkerSettings(archive_directory=tmp_path / "old")
     settings = Settings(postgres_url=SecretStr(postgres_url), worker=worker)
-    await asyncio.gather(keep_archiving(settings, stop), until_done())
+    await asyncio.gather(keep_archiving(settings, Lines(), stop), until_done())
     assert len(list((tmp_path / "old").glob("*.csv.zst"))) >= 3
 
-    await asyncio.wait_for(keep_archiving(Settings(postgres_url=SecretStr(postgres_url)), asyncio.Event()), 1)
+    await asyncio.wait_for(keep_archiving(Settings(postgres_url=SecretStr(postgres_url)), Lines(), asyncio.Event()), 1)
