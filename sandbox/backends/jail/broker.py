@@ -178,7 +178,8 @@ class Broker:
             sys.stderr.write(f"the zygote of the jails is gone ({error}); bubblewrap makes them from here on\n")
             self._zygote.close()
             self._zygote = None
-            return None
+            # Not this guest, though: a clone that we know nothing of may be reading from its descriptors.
+            raise OSError(errno.ECHILD, "the zygote died while it made this jail") from None
         for entry in group.entries():
             with open(entry, "w") as file:
                 file.write(str(pid))
