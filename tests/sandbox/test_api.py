@@ -10,6 +10,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from multidict import CIMultiDict
 
 from tests.sandbox.service import Asker, service
 
@@ -202,6 +203,9 @@ async def test_only_the_gateway_gets_in(asker: Asker) -> None:
         assert headers["Content-Type"].startswith("application/problem+json")
     status, problem = await replace(asker, project="").run(code("print(1)"))
     assert (status, problem["code"]) == (401, "not_from_gateway")
+    twice = [*asker.headers().items(), ("X-Tollgate-Project", "prj_b")]
+    async with asker.session.get(f"{asker.url}/api/runs", headers=CIMultiDict(twice)) as response:
+        assert response.status == 401
 
 
 @pytest.mark.parametrize(
