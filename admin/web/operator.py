@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from typing import Any, Final
 
@@ -10,10 +11,11 @@ import orjson
 
 from admin.permissions import Permission
 from admin.projects import rows
-from admin.web.page import Answer, Html, Page, View
+from admin.web.page import Answer, Html, Page, Redirect, View, Wrong
 from admin.web.paging import shown
-from ledger import sql
+from ledger import dead_letters, sql
 
+_LETTERS: Final = 50
 _SQL = sql.load("admin.web", "operator.sql")
 
 
@@ -30,10 +32,21 @@ async def overview(view: View) -> Answer:
             "members": {row["project_id"]: row["members"] for row in await view.connection.fetch(_SQL["members"], ids)},
             "health": await view.remembered.get("health", lambda: view.connection.fetchrow(_SQL["health"])),
             "books": _books(await view.connection.fetchrow(_SQL["reconciliation"])),
-            "dead": await view.connection.fetch(_SQL["dead_letters"]),
+            "dead": await dead_letters.dead_letters(view.connection, limit=_LETTERS),
             "mail": await view.connection.fetch(_SQL["mail"]),
         },
     )
+
+
+async def replay(view: View) -> Answer:
+    """Try dead letters again: those that are good now are stored, the others stay with their reason."""
+    ids = [str(one) for one in view.form.getall("id", []) if dead_letters.parsed(str(one)) is not None][:_LETTERS]
+    if not ids:
+        raise Wrong(form="Which of them shall be tried again?")
+    done = await dead_letters.replay(view.connection, ids, time.time_ns() // 1_000_000)
+    good = sum(one.is_done for one in done)
+    why = next((str(one.reason) for one in done if not one.is_done), "")
+    return Redirect("/operator", f"{good} of {len(ids)} are done.{f' Not done: {why}' if why else ''}")
 
 
 def _books(row: asyncpg.Record | None) -> dict[str, Any] | None:
@@ -46,4 +59,4 @@ def _books(row: asyncpg.Record | None) -> dict[str, Any] | None:
     }
 
 
-PAGES: Final = (Page("/operator", overview, Permission.PLATFORM, for_operator=True),)
+PAGES: Final = (Page("/operator", overview, Permission.PLATFORM, replay, for_operator=True),)

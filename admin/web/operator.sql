@@ -16,9 +16,6 @@ SELECT (SELECT count(*) FROM projects) AS projects, (SELECT count(*) FROM accoun
        (SELECT extract(epoch FROM max(stored_at - at))::float8 FROM usage_events
         WHERE at > now() - interval '5 minutes') AS lag_s
 
--- name: dead_letters
-SELECT id, stream, entry_id, reason, at FROM dead_letters ORDER BY id DESC LIMIT 20
-
 -- name: mail
 SELECT id, topic, attempts, last_error, created_at FROM outbox
 WHERE delivered_at IS NULL AND last_error IS NOT NULL ORDER BY id DESC LIMIT 20

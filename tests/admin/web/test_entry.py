@@ -128,3 +128,25 @@ async def test_signing_out_ends_the_session(world: World, owner: Person) -> None
     assert "Sign in" in owner.html
     again = Browser(world.where.url, world.session, {"tollgate_session": cookie})
     assert (await again.get("/auth/me")).status == 401
+
+
+async def test_the_operator_tries_dead_letters_again(world: World, enter: Enter) -> None:
+    from ledger.ids import PLATFORM_PROJECT_ID
+
+    await world.pg.execute(
+        "INSERT INTO dead_letters (stream, entry_id, payload, reason) VALUES ('u:0', '1-1', $1, 'no event: <b>')",
+        b'{"broken": "<script>alert(1)</script>"}',
+    )
+    eve = await enter("eve@example.com")
+    fields = [("csrf", eve.browser.csrf), ("id", "stream-1")]
+    assert (await eve.post("/operator", fields)).status == 404
+    operator = await enter("operator@example.com", project_id=PLATFORM_PROJECT_ID)
+    await operator.open("/operator")
+    assert "<script>alert" not in operator.html
+    assert "&lt;b&gt;" in operator.html
+    answer = await operator.send()
+    assert (answer.status, "0 of 1 are done." in answer.text) == (200, True)
+    for ids in ([], ["x"], ["stream-x"]):
+        fields = [("csrf", operator.browser.csrf), *(("id", one) for one in ids)]
+        assert (await operator.post("/operator", fields)).status == 422
+    assert await world.pg.fetchval("SELECT count(*) FROM dead_letters") == 1
