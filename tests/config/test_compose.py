@@ -26,7 +26,7 @@ def test_each_of_our_services_runs_a_command_with_settings_that_exist(name: str)
     service = SERVICES[name]
     assert service["command"][0] in dict(COMMANDS)
     environ = {key: re.sub(r"\$\{\w+:\?[^}]*\}", "x", value) for key, value in service["environment"].items()}
-    environ = {key: re.sub(r"\$\{\w+:-\}", "", value) for key, value in environ.items()}
+    environ = {key: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value) for key, value in environ.items()}
     settings = load(None, environ, {}).settings
     assert settings.postgres_url is not None
     assert settings.redis_url is not None
