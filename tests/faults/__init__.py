@@ -5,5 +5,5 @@ load      requests at a steady rate, and what became of each as its client saw i
 faults    what is done to the stack, at a moment that the seed decides
 books     what is left when all is quiet: origin = clients + orphans = ledger = rollups = counters; limits held
 till      after all rounds: what a Stripe fake has seen of it = the ledger
-    chaos     rounds of these: `make chaos ROUNDS=100 SEED=1`
+chaos     rounds of these: `make chaos ROUNDS=100 SEED=1`
 """
