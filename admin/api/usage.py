@@ -1,7 +1,7 @@
 """Usage: a month's figures, trends, breakdowns, the log of requests, receipts, corrections, CSV, what-if.
 
-Under /api/v1/usage, and short under /api/usage. (At the gateway's own origin GET /api/usage without anything behind it is
-the gateway's: what the caller's customer has used of its quota.) All figures are of the caller's half of its project.
+Under /api/v1/usage, and short under /api/usage. (At the gateway's own origin GET /api/usage without `period` is the
+gateway's: what the caller's customer has used of its quota.) All figures are of the caller's half of its project.
 """
 
 from __future__ import annotations

@@ -74,3 +74,21 @@ async def test_without_admin_there_is_nothing_and_with_admin_away_a_502(stage: M
     here.inside.gateway.admin = None
     await client.send(b"GET /api/tiers HTTP/1.1\r\nHost: a\r\n\r\n")
     assert (await client.read_until(b"}")).startswith(b"HTTP/1.1 404 ")
+
+
+async def test_the_usage_of_a_month_is_admins_to_tell(stage: MakeStage) -> None:
+    async def admin(peer: Peer) -> None:
+        assert (await peer.read_until(b"\r\n\r\n")).startswith(b"GET /api/usage?period=2026-11 HTTP/1.1\r\n")
+        await peer.send(ANSWER)
+
+    async def nobody(peer: Peer) -> None:
+        raise AssertionError("the route's own upstream was asked")
+
+    async with Upstream(admin) as plane:
+        here = await stage(nobody, route={"path": "/mine/*"}, admin_url=f"http://{plane.host}:{plane.port}")
+        client = await here.client()
+        head = b"GET /api/usage%b HTTP/1.1\r\nHost: a\r\nX-API-Key: %b\r\n\r\n"
+        await client.send(head % (b"", here.key.encode()))
+        assert b'"userId":"ada"' in await client.read_until(b"}}")
+        await client.send(head % (b"?period=2026-11", here.key.encode()))
+        assert (await client.read_until(b"admin")).startswith(b"HTTP/1.1 201 ")
