@@ -20,7 +20,7 @@ from sandbox.backends.base import Backend, Broken, Handle
 from sandbox.egress.policy import Network
 from sandbox.egress.proxy import Egress, Rules, Traffic
 from sandbox.metrics import SandboxMetrics
-from sandbox.nouns import Ended, Job, Reason, Stream
+from sandbox.nouns import MIB, Ended, Job, Reason, Stream
 from sandbox.packages.install import Installed, NotInstalled, Packages
 from sandbox.problems import BUSY, NO_BACKEND, PACKAGES_FAILED, RUN_LOST, TOO_MANY_RUNS, Refused
 from sandbox.request import RunRequest, invalid
@@ -30,6 +30,8 @@ from sandbox.store.runs import Owner, Runs
 _RETRY_S: Final = 1
 _NO_BACKEND_RETRY_S: Final = 30
 _TRIES: Final = 2
+MAX_HELD_BYTES: Final = 256 * MIB
+"""Code and input of all runs in hand, waiting ones included; beyond it, 503."""
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ class Live:
     request: RunRequest
     created_at: datetime
     sink: Sink | None
+    held_bytes: int = 0
     handle: Handle = field(default_factory=Handle)
     state: str = "queued"
     done: asyncio.Task[dict[str, Any]] | None = None
@@ -73,6 +76,7 @@ class Runner:
         self._metrics = metrics
         self._packages = packages
         self._networks = networks
+        self._held_bytes = 0
 
     def start(self, run: str, owner: Owner, request: RunRequest, sink: Sink | None = None) -> Live:
         """Begin a run. Raises Refused where it cannot be run at all."""
@@ -84,7 +88,11 @@ class Runner:
             raise invalid(("lang", f"{request.language} is not installed here"))
         if request.packages and (self._packages is None or not self._packages.has(request.language)):
             raise invalid(("packages", f"for {request.language} are not available here"))
-        live = Live(run, owner, request, datetime.now(UTC), sink)
+        size = len(request.stdin) + sum(len(file.content) for file in request.files)
+        if self._held_bytes + size > MAX_HELD_BYTES:
+            raise Refused(BUSY, retry_after_s=_RETRY_S)
+        self._held_bytes += size
+        live = Live(run, owner, request, datetime.now(UTC), sink, size)
         self.live[run] = live
         live.done = asyncio.create_task(self._live(live), name=f"run {run}")
         live.done.add_done_callback(lambda task: self._gone(live, task))
@@ -122,6 +130,7 @@ class Runner:
 
     def _gone(self, live: Live, task: asyncio.Task[dict[str, Any]]) -> None:
         self.live.pop(live.id, None)
+        self._held_bytes -= live.held_bytes
         if not task.cancelled() and (error := task.exception()) and not isinstance(error, Refused):
             log.error("run %s failed", live.id, exc_info=error)
 

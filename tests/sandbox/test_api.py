@@ -308,6 +308,23 @@ async def test_more_than_can_be_run(empty_postgres_url: str) -> None:
         assert [status for status, _, _ in answers] == [200, 200, 503, 503, 503]
 
 
+async def test_what_waits_may_take_only_so_much_memory(asker: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sandbox import runner
+
+    monkeypatch.setattr(runner, "MAX_HELD_BYTES", 1_000_000)
+    slow = asyncio.create_task(
+        asker.run(code("import time; time.sleep(60)\n" + "#" * 600_000, policy={"timeoutMs": 700}))
+    )
+    async with asyncio.timeout(60):
+        while not (await asker.ask("GET", "/api/runs"))[1]["runs"]:
+            await asyncio.sleep(0.01)
+    status, problem = await asker.run(code("#" * 600_000))
+    assert (status, problem["code"]) == (503, "busy")
+    assert (await asker.run(code("print('small')")))[0] == 200
+    assert (await slow)[1]["reason"] == "timeout"
+    assert (await asker.run(code("#" * 600_000)))[0] == 200  # given back
+
+
 async def test_where_nothing_is_safe_nothing_is_run(empty_postgres_url: str) -> None:
     async with service(empty_postgres_url, backend="jail", bwrap="/usr/bin/false") as asker:
         status, problem, headers = await asker.ask("POST", "/api/run", code("print(1)"))

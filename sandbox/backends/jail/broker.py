@@ -30,6 +30,7 @@ import shutil
 import signal
 import socket
 import stat
+import subprocess
 import sys
 import tempfile
 import time
@@ -303,6 +304,7 @@ def _prepare(setup: Setup) -> Path:
     directory.chmod(0o711)
     shutil.copytree(setup.guest_files, directory / "guest", ignore=shutil.ignore_patterns("__pycache__"))
     (directory / "guest").chmod(0o755)
+    _compile(setup.python, directory / "guest")
     (directory / "egress").mkdir(mode=0o711)
     (directory / "empty").touch(mode=0o444)
     (directory / "seccomp.bpf").write_bytes(program(platform.machine()))
@@ -327,6 +329,14 @@ def _prepare(setup: Setup) -> Path:
     return directory
 
 
+def _compile(python: str, guest: Path) -> None:
+    """guest.pyc beside guest.py, by the interpreter that will run it: a millisecond less for each jail."""
+    code = "import py_compile, sys; py_compile.compile(sys.argv[1], cfile=sys.argv[1] + 'c', doraise=True)"
+    subprocess.run(  # noqa: S603 - the configured interpreter
+        [python, "-I", "-S", "-c", code, str(guest / "guest.py")], env={}, check=True, timeout=30
+    )
+
+
 def main() -> None:
     """Serve one service."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -343,7 +353,7 @@ def main() -> None:
             own = layout(Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text())
             cgroups = Cgroups.open(own, instance_of(os.getpid()))
             directory = _prepare(setup)
-        except (Unusable, OSError, KeyError) as error:
+        except (Unusable, OSError, KeyError, subprocess.SubprocessError) as error:
             why = f"no system call table for {error}" if isinstance(error, KeyError) else str(error)
             control.send(json.dumps({"op": "unusable", "why": why}).encode())
             return

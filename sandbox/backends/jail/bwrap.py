@@ -92,7 +92,7 @@ def command(jail: Jail, language: str, seccomp_fd: int, layer: str | None, egres
         # namespace, where the capability does not reach the first one's network; the filter forbids new ones by itself.
         args += ["--bind", egress, EGRESS_SOCKET, "--cap-add", "CAP_NET_BIND_SERVICE"]
     args += ["--remount-ro", "/", "--chdir", "/workspace", "--"]
-    return args + guest(language, jail.python, jail.node)
+    return args + guest(language, jail.python, jail.node, program="guest.pyc")
 
 
 def system(jail: Jail) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
@@ -112,7 +112,9 @@ def guest_arguments(language: str, node: str | None, directory: str = GUEST_DIR)
     return [language] if language == "python" else [language, node or "node", f"{directory}/guest.cjs"]
 
 
-def guest(language: str, python: str, node: str | None, directory: str = GUEST_DIR) -> list[str]:
+def guest(
+    language: str, python: str, node: str | None, directory: str = GUEST_DIR, program: str = "guest.py"
+) -> list[str]:
     """The guest's own command line; PID 1 is Python for either language."""
     options = ["-I", "-S", "-X", "utf8", "-B"]
-    return [python, *options, f"{directory}/guest.py", *guest_arguments(language, node, directory)]
+    return [python, *options, f"{directory}/{program}", *guest_arguments(language, node, directory)]
