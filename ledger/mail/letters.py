@@ -15,6 +15,7 @@ from ledger import sql
 
 LINK_LIFE: Final = timedelta(minutes=15)
 """How long a sign-in link works."""
+_WITHOUT_MINOR: Final = frozenset(("jpy", "krw", "vnd", "clp", "isk"))
 _USEFUL: Final = timedelta(days=3)
 
 _SQL = sql.load("ledger.mail", "mail.sql")
@@ -28,7 +29,7 @@ class Kind(StrEnum):
     INVITATION = "invitation"
     """Facts: project, role, invited_by."""
     ALERT = "alert"
-    """Facts: project, mode, customer, meter, percent, used, limit, period_end."""
+    """Facts: project, mode, customer, meter, percent, used, limit, currency (None for a quota), period_end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +89,27 @@ def write(letter: Letter, origin: str, link: str | None) -> Message:
             ("Sign in", f"{origin}/login"),
             "If you do not know what this is, ignore it.",
         )
-    limit, used = f"{facts['limit']:,}", f"{facts['used']:,}"
+    currency = facts.get("currency")
+    limit, used = (_amount(facts[name], currency) for name in ("limit", "used"))
+    of = facts["meter"] if currency is None else "overage"
     mode = "" if facts["mode"] == "live" else f" ({facts['mode']} mode)"
     return _message(
         letter.to,
         f"{facts['customer']} has used {facts['percent']} % of {facts['meter']} in {facts['project']}{mode}",
         [
-            f"Customer {facts['customer']} of {facts['project']}{mode} has used {used} of {limit} {facts['meter']}.",
+            f"Customer {facts['customer']} of {facts['project']}{mode} has used {used} of {limit} {of}.",
             f"The period ends at {facts['period_end']}.",
         ],
         ("See the usage", f"{origin}/dashboard/usage"),
         "Alerts are set on the settings page of the project.",
     )
+
+
+def _amount(value: int, currency: str | None) -> str:
+    """A quantity, or minor units as money."""
+    if currency is None:
+        return f"{value:,}"
+    return f"{value:,} {currency.upper()}" if currency in _WITHOUT_MINOR else f"{value / 100:,.2f} {currency.upper()}"
 
 
 def _message(to: str, subject: str, lines: list[str], action: tuple[str, str], small: str) -> Message:

@@ -18,6 +18,7 @@ TYPES: Final = (
     "key.rotated",
     "key.revoked",
     "quota.reached",
+    "spend_cap.reached",
     "tier.created",
     "tier.updated",
     "tier.deleted",

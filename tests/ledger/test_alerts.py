@@ -13,6 +13,7 @@ from admin.accounts.sign_in import ensure_account
 from admin.permissions import Role
 from ledger.alerts import passed, raise_alerts
 from ledger.ids import customer_id_for
+from ledger.mail.letters import Kind, Letter, write
 from tests.admin.declared import apply_text
 
 SHOP = """
@@ -99,6 +100,33 @@ async def test_webhooks_are_told_too(pg: asyncpg.Connection, project: str) -> No
     body = json.loads(await pg.fetchval("SELECT body FROM webhook_messages"))
     assert body["type"] == "quota.reached"
     assert (body["data"]["used"], body["data"]["limit"], body["data"]["percent"]) == (5, 10, 50)
+
+
+async def test_a_spend_cap_is_told_in_money(pg: asyncpg.Connection, project: str) -> None:
+    await apply_text(
+        pg,
+        """
+version: 1
+projects:
+  - name: Shop
+    tiers:
+      - name: free
+        default: true
+        price_minor: 5000
+        spend_cap_minor: 1000
+        quotas: {requests: {limit: 100, hard: false, overage_price: 2}}
+""",
+    )
+    await use(pg, project, 499)  # 399 beyond the quota, at 2 cents: 7.98 of 10
+    await raise_alerts(pg)
+    await pg.execute("DELETE FROM outbox")
+    await use(pg, project, 500)
+    assert await raise_alerts(pg) == 1
+    rows = [json.loads(row["payload"]) for row in await pg.fetch("SELECT payload::text FROM outbox")]
+    (letter,) = [Letter(Kind(row["kind"]), row["to"], row["facts"]) for row in rows]
+    message = write(letter, "https://gate.example", None)
+    assert message.subject == "ada has used 80 % of the spend cap in Shop (test mode)"
+    assert "8.00 USD of 10.00 USD overage" in message.text
 
 
 @pytest.mark.parametrize(
