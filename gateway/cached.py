@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.auth.extract import without_parameter
 from gateway.exchange import suspend
 from gateway.forward import connect, try_again, upstream_head
+from gateway.http1.response import NONE
 from gateway.metering.reader import AnswerReader
 from gateway.proxy.cache import RouteCache, answer_of, is_fresh, recording_of, refreshed
 from gateway.proxy.freshness import CONDITIONS
@@ -81,7 +82,9 @@ def _kept(ex: Exchange, entry: Entry) -> Response:
     response, body = answer_of(entry, ex.fields, time.time())
     ex.is_kept = True
     ex.sent_ns = ex.sent_ns or time.monotonic_ns()  # it is served, and costs what it costs
-    KeptBody(ex, b"" if ex.line.method == b"HEAD" else body)
+    if ex.line.method == b"HEAD":
+        body, response.framing = b"", NONE
+    KeptBody(ex, body)
     return response
 
 

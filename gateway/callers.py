@@ -75,6 +75,7 @@ def recall(gw: Gateway, ex: Exchange) -> Caller | None:
         known is None
         or principal is None
         or not isinstance(route, Route)
+        or (route.key_query is not None and line.query is not None)  # which may hold a second key
         or known.generation != snapshot.generation
         or refusal(principal, route, line.method, fields, client.sender(fields).address, ex.at_ms / 1000) is not None
         or (principal.customer is None and not fields.index.keys().isdisjoint(_NAMING_A_USER))
@@ -228,6 +229,7 @@ async def identify(gw: Gateway, ex: Exchange, route: Route, generation: int) -> 
                 bool(carried_by)
                 and credential.text == ex.client.key_text
                 and customer is principal.customer
+                and ex.fields.raw.count(credential.text) == 1  # a second one, elsewhere, would pass for the first
                 and ex.line.method != b"OPTIONS"  # its fields may ask for another method's route
             )
     else:  # a key that is sent all the same is not for the upstream to see

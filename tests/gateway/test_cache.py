@@ -261,6 +261,22 @@ async def test_head_is_answered_from_what_is_kept(stage: MakeStage) -> None:
     assert (await ask(client, request(key=s.key))).body == b"answer 2"
 
 
+async def test_head_costs_the_same_whether_it_is_kept_or_fetched(stage: MakeStage, books: Books) -> None:
+    """An answer without a body owes no figures: neither by the upstream nor by the cache is anything estimated."""
+    up = Numbered(PUBLIC, b"Content-Type: application/json")
+    up.body = b'{"usage": {"total_tokens": 5}}'
+    meters = {"requests": 1, "tokens": {"source": "usage:total", "estimate": 500}}
+    s = await stage(up, route={"cache": {}, "meters": meters})
+    client = await s.client()
+    for method in ("HEAD", "GET", "HEAD", "GET"):
+        answer = await ask(client, request(key=s.key, method=method))
+        assert answer.headers["content-length"] == str(len(up.body))
+    await s.inside.settled()
+    events = sorted(await books.events(), key=lambda event: event["id"])
+    assert [event["meters"]["tokens"] for event in events] == [0, 5, 0, 5]
+    assert [(event.get("notes") or {}).get("cache") for event in events] == [None, None, "hit", "hit"]
+
+
 @pytest.mark.parametrize(("status", "forgets"), [(b"200 OK", True), (b"500 X", False)])
 async def test_what_is_changed_is_forgotten(stage: MakeStage, status: bytes, forgets: bool) -> None:
     up = Numbered(PUBLIC)

@@ -153,6 +153,38 @@ async def test_a_key_elsewhere_is_no_credential(stage: MakeStage, catalogue: Cat
         assert await ask(client, b"GET /api/x HTTP/1.1\r\nHost: a\r\nX-Mine: %b\r\n\r\n" % ada) == (200, b"ada")
 
 
+async def test_a_note_that_repeats_the_key_does_not_make_the_note_a_credential(
+    stage: MakeStage, catalogue: Catalogue, books: Books
+) -> None:
+    """Who sends the key in two fields is one caller; the same with another key in the note is the same caller."""
+    here = await stage(tell_user)
+    bob = await catalogue.key("ck", customer=await catalogue.customer("bob"))
+    client = await here.client()
+    head = b"GET /api/x HTTP/1.1\r\nHost: a\r\nX-Note: %b\r\nX-API-Key: %b\r\n\r\n"
+    ada = here.key.encode()
+    assert await ask(client, HEAD % (bob.encode(), b"1")) == (200, b"bob")
+    for note in (ada, bob.encode(), ada, bob.encode()):
+        status, told = await ask(client, head % (note, ada))
+        assert (status, b"X-Note: " + note in told, b"X-User-Id: ada" in told) == (200, True, True)
+    await here.inside.settled()
+    counted = Counter(event["customer"] for event in await books.events())
+    assert counted[ids.customer_id_for(PROJECT, "live", "ada")] == 4
+
+
+async def test_a_second_key_in_the_query_is_seen_although_the_fields_are_known(
+    stage: MakeStage, catalogue: Catalogue
+) -> None:
+    here = await stage(tell_user, route={"key_query": "k"})
+    bob = await catalogue.key("ck", customer=await catalogue.customer("bob"))
+    head = b"GET /api/x%b HTTP/1.1\r\nHost: a\r\nX-API-Key: %b\r\n\r\n"
+    ada, second = here.key.encode(), b"?k=" + bob.encode()
+    for _ in range(2):
+        client = await here.client()
+        assert await ask(client, head % (b"", ada)) == (200, b"ada")
+        assert await ask(client, head % (b"?page=2", ada)) == (200, b"ada")
+    assert (await ask(client, head % (second, ada)))[0] == 401
+
+
 async def test_any_order_of_requests_on_any_connection(stage: MakeStage, catalogue: Catalogue) -> None:
     """What is remembered never shows: 400 requests in random order, each answered as if it were the first."""
     here = await stage(tell_user, route={"methods": ["GET", "POST"]})
