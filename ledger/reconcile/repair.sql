@@ -1,5 +1,12 @@
 -- Statements of ledger/reconcile/repair.py. All run under the lock that keeps ingest out (see ledger/billing/billed.sql).
 
+-- name: begin_repair
+-- One repair at a time, from its look to its end; goes with the session.
+SELECT pg_advisory_lock(7240318807);
+
+-- name: end_repair
+SELECT pg_advisory_unlock(7240318807);
+
 -- name: clear_hour
 DELETE FROM usage_hourly WHERE project_id = $1 AND mode = $2 AND hour = $3;
 

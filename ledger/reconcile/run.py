@@ -10,6 +10,7 @@ import asyncpg
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from ledger import sql
 from ledger.periods import months_after, period_of
 from ledger.reconcile import counters
 from ledger.reconcile.figures import Report, ask_stripe, keep, read
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 OLDEST: Final = timedelta(days=90)
 """How far back Stripe is asked about."""
+_SQL: Final = sql.load("ledger.reconcile", "repair.sql")
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +48,31 @@ async def reconcile(
 ) -> Report:
     """Compare all books over [start, end) and store the report. Redis and Stripe are left out where they cannot be had.
 
-    With `is_repair` what can be put right is, and the report is of afterwards, with what was done.
+    With `is_repair` what can be put right is, and the report is of afterwards, with what was done. Repairs wait for each
+    other: most add what is missing, which must not be done by two that have both seen it missing.
     """
+    if not is_repair:
+        return await _reconcile(connection, start, end, project_id, redis, shards, door, now, is_repair=False)
+    await connection.execute(_SQL["begin_repair"])
+    try:
+        return await _reconcile(connection, start, end, project_id, redis, shards, door, now, is_repair=True)
+    finally:
+        if not connection.is_closed():
+            await connection.execute(_SQL["end_repair"])
+
+
+async def _reconcile(
+    connection: asyncpg.Connection,
+    start: datetime,
+    end: datetime,
+    project_id: str | None,
+    redis: Redis | None,
+    shards: int,
+    door: Door | None,
+    now: datetime | None,
+    *,
+    is_repair: bool,
+) -> Report:
     moment = datetime.now(UTC) if now is None else now
     report = await _compare(connection, start, end, project_id, redis, shards, door, moment)
     if is_repair and not report.is_clean:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -164,6 +165,31 @@ async def test_a_repair_that_is_repeated_changes_nothing(billed: World) -> None:
     assert first.repairs
     assert second.repairs == []
     assert await billed.pg.fetch("SELECT * FROM billing_slots ORDER BY customer_id, starts_at") == books
+
+
+async def test_repairs_at_the_same_time_put_each_thing_right_once(
+    billed: World, redis: Redis, postgres_url: str
+) -> None:
+    """Two people, or one who is impatient: what one puts right is not what the other has seen."""
+    await billed.pg.execute("INSERT INTO customers (id, project_id, mode) VALUES ('cus_ada', $1, 'live')", PROJECT)
+    key = await counter(redis, 20)
+    await billed.pg.execute(DAMAGE["slots too little"])
+    others = [await asyncpg.connect(postgres_url) for _ in range(2)]
+    try:
+        together = [
+            reconcile(each, START, END, is_repair=True, now=billed.now, redis=redis, shards=16)
+            for each in (billed.pg, *others)
+        ]
+        reports = await asyncio.gather(*together)
+    finally:
+        for each in others:
+            await each.close()
+    assert [report.is_clean for report in reports] == [True] * 3
+    assert sum(bool(report.repairs) for report in reports) == 1
+    assert int(await redis.get(key)) == 12
+    await billed.seal()
+    await billed.send_all()
+    assert billed.billed() == {"cus_ada": 12, "cus_bob": 3}
 
 
 async def test_what_was_told_to_another_account_is_looked_for_there(billed: World, writer: Writer) -> None:
