@@ -5,6 +5,7 @@ These take a session's cookie, or nothing, and never a key. Pages (admin.web) do
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -29,6 +30,7 @@ from ledger.mail.post import VERIFY
 from ledger.specs import Email, ProjectSpec
 
 _TOKEN_MOST: Final = 200
+_BODY_TIMEOUT_S: Final = 30.0
 ASKED: Final = "If the address is right, a link to sign in is on its way to it. It works for 15 minutes."
 """The same for every address."""
 
@@ -271,7 +273,10 @@ async def _body(endpoint: AccountEndpoint, request: web.Request) -> dict[str, An
     if request.content_type != "application/json":
         raise Denied(problems.UNSUPPORTED_MEDIA_TYPE, "Send the body as application/json.")
     try:
-        parsed = orjson.loads(await request.read())
+        async with asyncio.timeout(_BODY_TIMEOUT_S):
+            parsed = orjson.loads(await request.read())
+    except TimeoutError:
+        raise Denied(problems.REQUEST_TIMEOUT) from None
     except orjson.JSONDecodeError as error:
         raise Denied(problems.BAD_REQUEST, f"The body is not JSON: {error}.") from None
     if not isinstance(parsed, dict):

@@ -1,13 +1,14 @@
 """Figures that move while one looks: server-sent events with parts of pages, drawn by the same templates.
 
 A stream asks the ledger every two seconds and says something only when it changed; every 15 s it says that it is there.
-Bounds: 200 streams a process, beyond that 503 and the page stays as it is; ten minutes each, then browsers come again.
-Streams end when the process is asked to stop.
+Bounds: 200 streams a process and 10 a session, beyond that 503 and the page stays as it is; ten minutes each, then
+browsers come again. Streams end when the process is asked to stop.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -24,6 +25,7 @@ from admin.web.serve import Web
 from ledger import problems
 
 _MOST: Final = 200
+_MOST_OF_ONE: Final = 10
 _EVERY_S: Final = 2.0
 _SILENCE: Final = 7
 """Looks without a change before a comment is sent."""
@@ -44,7 +46,7 @@ class Live:
 
     def __init__(self, pages: Web) -> None:
         self._pages = pages
-        self._open = 0
+        self._open: Counter[str] = Counter()
         self._stop = asyncio.Event()
 
     async def stop(self, _: web.Application) -> None:
@@ -56,18 +58,20 @@ class Live:
         part = _PARTS.get(request.match_info["part"])
         if part is None:
             raise Denied(problems.NOT_FOUND)
-        if self._open >= _MOST:
+        who = request.cookies.get(self._pages.site.session_cookie, "")
+        if self._open.total() >= _MOST or self._open[who] >= _MOST_OF_ONE:
             raise Denied(problems.STORE_UNAVAILABLE, "Too many pages are open.", headers={"Retry-After": "60"})
         first = await self._look(part, request)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
         await response.prepare(request)
-        self._open += 1
+        self._open[who] += 1
         try:
             await self._tell(response, part, request, first)
         except (ConnectionError, StoreUnavailable, Denied):
             pass  # gone, signed out, or no database: the browser comes again
         finally:
-            self._open -= 1
+            self._open[who] -= 1
+            self._open += Counter()  # drops those at 0
         return response
 
     async def _tell(self, response: web.StreamResponse, part: _Part, request: web.Request, text: str) -> None:

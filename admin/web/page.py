@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class SignIn(Exception):
-    """Nobody is signed in; they are sent to /login and come back."""
+    """Nobody is signed in; they are sent to /login."""
 
 
 @dataclass(frozen=True, slots=True)

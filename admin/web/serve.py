@@ -7,6 +7,7 @@ another project changes nothing by accident.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import logging
@@ -16,7 +17,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final
-from urllib.parse import quote
 
 from aiohttp import web
 from multidict import MultiDictProxy
@@ -42,6 +42,7 @@ _SQL = sql.load("admin.web", "serve.sql")
 _NEXT = re.compile(r"/(?![/\\])[\x21-\x5b\x5d-\x7e]{0,500}")
 _FORM_COOKIE_S: Final = 86_400
 _FLASH_S: Final = 60
+_FORM_TIMEOUT_S: Final = 30.0
 _CSP: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; connect-src 'self';"
     " form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
@@ -82,8 +83,7 @@ async def serve(page: Page, pages: Web, request: web.Request) -> web.StreamRespo
         else:
             answer, view = await _act(page, pages, request, cookie, token, form)
     except SignIn:
-        target = "/login" if cookie is None or request.method != "GET" else f"/login?next={quote(request.path)}"
-        return _redirect(pages, Redirect(target))
+        return _redirect(pages, Redirect("/login"))
     except Exception as error:  # noqa: BLE001 - every failure becomes a page, and what nobody foresaw is logged there
         return error_page(pages, request, error)
     return _respond(pages, request, answer, view, token, cookie)
@@ -189,7 +189,11 @@ async def _form(site: Site, request: web.Request, token: str) -> MultiDictProxy[
         return None
     if request.content_type not in ("application/x-www-form-urlencoded", "multipart/form-data", ""):
         raise Denied(problems.UNSUPPORTED_MEDIA_TYPE, "Send a form.")
-    form = await request.post()
+    try:
+        async with asyncio.timeout(_FORM_TIMEOUT_S):
+            form = await request.post()
+    except TimeoutError:
+        raise Denied(problems.REQUEST_TIMEOUT) from None
     given = form.get("csrf", "")
     if not site.is_own_page(request) or not isinstance(given, str) or not sessions.is_csrf(token, given):
         raise Denied(problems.CSRF, "This form is too old, or not from a page of ours. Go back, reload, try again.")
@@ -300,5 +304,5 @@ def error_page(pages: Web, request: web.Request, error: Exception) -> web.Stream
 
 
 def safe_next(path: str | None) -> str:
-    """Where to go after signing in: a path of ours, whatever was asked for."""
+    """Where to go back to: a page of ours, whatever was asked for."""
     return path if path and _NEXT.fullmatch(path) and path.startswith("/dashboard") else "/dashboard"
