@@ -126,11 +126,13 @@ class Parts:
 
     def hold_again(self) -> bool:
         """Tell a Redis that has lost it what this part holds. False if that is not known, or cannot be written down."""
-        if self._before is not None or self._is_spooled:
+        if self._before is not None:
             return False
         part = self._now.part
-        self._is_spooled = self._gw.limiter.hold_part(part, _quotas(part.plan), self._now.held)
-        return self._is_spooled
+        if not self._gw.limiter.hold_part(part, _quotas(part.plan), self._now.held):
+            return False
+        self._is_spooled = True
+        return True
 
     def finish(self, outcome: Outcome, now_ns: int) -> bool:
         """Settle the last part, now or as soon as it is known what it holds. False if there was only one part."""

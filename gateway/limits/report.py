@@ -78,12 +78,13 @@ class Reporter:
         self._limiter.knows_counters = False
 
     def _hold_again(self) -> None:
+        """Also what was told so before: since then Redis may have had it, and lost it."""
         held = 0
         for ex in self._in_flight():
             plan = ex.plan
             if ex.parts is not None and ex.parts.is_divided:
                 held += ex.parts.hold_again()
-            elif plan is not None and not ex.admitting and not ex.is_local and ex.limiter is self._limiter:
+            elif plan is not None and not ex.admitting and ex.limiter is self._limiter:
                 held += self._limiter.hold(ex, plan)
         if held:
             _log.warning("told Redis again of %d requests that are under way", held)

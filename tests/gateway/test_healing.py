@@ -193,6 +193,39 @@ async def test_what_is_under_way_when_redis_loses_it_is_held_again_and_settled_o
     assert await it.statuses(3) == [200, 200, 429]
 
 
+async def test_what_is_under_way_is_held_again_each_time_that_redis_loses_it(
+    scene: MakeScene, pg: asyncpg.Connection
+) -> None:
+    """Long after the first time, when nobody would repeat by chance what was told then."""
+    gate = asyncio.Event()
+
+    async def slow(peer: Peer) -> None:
+        await read_request(peer)
+        await gate.wait()
+        await peer.send(ok(b"at last"))
+
+    it = await scene(slow, quotas={"requests": 5})
+    waiting = [asyncio.create_task(it.statuses(1)) for _ in range(2)]
+
+    async def all_held() -> bool:
+        return len(await it.books.reservations()) == 2
+
+    await until(all_held)
+    for _ in range(3):
+        it.inside.gateway.limiter._tail.clear()
+        it.inside.gateway.limiter._tail_size = 0
+        await it.redis.flushall()
+        await it.healed()
+        assert await it.books.quotas() == {"requests": 2}
+        assert len(await it.books.reservations()) == 2
+    gate.set()
+    assert [await task for task in waiting] == [[200]] * 2
+    await it.inside.settled()
+    await it.stored(pg, 2)
+    assert await it.books.quotas() == {"requests": 2}
+    assert await it.books.reservations() == []
+
+
 async def test_usage_that_was_acknowledged_but_not_yet_stored_is_sent_again(
     scene: MakeScene, pg: asyncpg.Connection, postgres_url: str
 ) -> None:
