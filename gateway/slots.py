@@ -91,6 +91,8 @@ class Slot:
         self._settings = settings
         self._begun = begun
         self._stopping = stopping
+        self._replacing = asyncio.Lock()
+        """Held while a worker is on its way: should the one before it die meanwhile, nobody else follows that one."""
         self.current: WorkerProcess | None = None
 
     @property
@@ -106,9 +108,12 @@ class Slot:
             began = loop.time()
             code: int | str | None
             try:
-                worker = self.current = await self._start()
+                async with self._replacing:
+                    worker = self.current = await self._start()
                 while True:
                     await worker.ended.wait()
+                    async with self._replacing:
+                        pass
                     if self.current is worker:
                         break
                     worker, began = self.current, loop.time()
@@ -134,19 +139,21 @@ class Slot:
 
         Returns when the old one has ended, killed if it must be `drain_s` seconds and a few after it was asked.
         """
-        old = self.current
-        if old is None or old.ended.is_set() or self._stopping.is_set():
-            return True  # it is being started anew as it is
-        try:
-            new = await self._start()
-        except OSError as error:
-            _log.error("no new worker could be started: %s", error, extra={"worker": self._index})
-            return False
-        if not await _first(new.ready, new.ended, self._stopping, within_s=_READY_WITHIN_S) or new.ended.is_set():
-            _log.error("the new worker did not get ready; the old one goes on", extra={"worker": self._index})
-            new.send(signal.SIGKILL)
-            return False
-        self.current = new
+        async with self._replacing:
+            old = self.current
+            if old is None or old.ended.is_set() or self._stopping.is_set():
+                return True  # it is being started anew as it is
+            try:
+                new = await self._start()
+            except OSError as error:
+                _log.error("no new worker could be started: %s", error, extra={"worker": self._index})
+                return False
+            is_there = await _first(new.ready, new.ended, self._stopping, within_s=_READY_WITHIN_S)
+            if not is_there or new.ended.is_set():
+                _log.error("the new worker did not get ready; the old one goes on", extra={"worker": self._index})
+                new.send(signal.SIGKILL)
+                return False
+            self.current = new
         old.send(signal.SIGUSR2)
         if not await _first(old.ended, within_s=drain_s + 5):
             old.send(signal.SIGKILL)
