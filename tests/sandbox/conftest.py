@@ -36,10 +36,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 async def start(backend: Backend) -> Backend:
-    """The backend, started; skips the test where it cannot be."""
+    """The backend, started; skips the test where this machine has not what it needs. A hole is a failure, not a reason."""
     try:
         await backend.start()
     except Unavailable as error:
+        if "self-test" in str(error):
+            raise
         pytest.skip(f"no {backend.name} backend here: {error}")
     return backend
 

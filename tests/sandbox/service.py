@@ -90,6 +90,7 @@ async def service(postgres_url: str, **more: Any) -> AsyncIterator[Asker]:
     """A running service and somebody to ask it; skips the test where no backend is safe."""
     async with running(settings(postgres_url, **more)) as found:
         if found.choice.backend is None and "bwrap" not in more:
+            assert "self-test" not in found.choice.why_not, found.choice.why_not
             pytest.skip(f"no backend here: {found.choice.why_not}")
         async with aiohttp.ClientSession() as session:
             yield Asker(session, found.url)

@@ -287,6 +287,10 @@ print(attempt(os.chmod, "/etc/passwd", 0o666), attempt(os.unlink, "/bin/sh"), at
 print(attempt(open, "/proc/self/exe", "r+b"), attempt(open, sys.executable, "r+b"))
 """,
     )
+    places = ("/", "/usr/bin", "/usr/lib", "/etc", "/run/guest", "/dev")
+    code = f"import os; print([path for path in {places} if not os.statvfs(path).f_flag & os.ST_RDONLY])"
+    writable = await says(backend, code)
+    assert writable in ("[]", "['/dev']"), writable  # an Engine's /dev is a tmpfs of the container's own
     guest_line = [line for line in found.splitlines() if line.startswith("/")]
     assert not [line for line in guest_line if line.endswith(" ok") and "oom_score" not in line], found
     assert "ok" not in "".join(line for line in found.splitlines() if not line.startswith("/")), found
