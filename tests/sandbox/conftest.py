@@ -27,9 +27,10 @@ from tests.sandbox.traces import UID_BASE, Traces
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Those that start processes stay in one xdist worker: beside each other they would only slow each other down."""
     here = Path(__file__).parent
+    wanted = {"backend", "asker", "empty_postgres_url"}
     for item in items:
-        if item.path.is_relative_to(here) and {"backend", "asker", "empty_postgres_url"} & set(
-            getattr(item, "fixturenames", ())
+        if item.path.is_relative_to(here) and (
+            wanted & set(getattr(item, "fixturenames", ())) or item.path.name == "test_deaths.py"
         ):
             item.add_marker(pytest.mark.xdist_group("sandbox"))
             item.add_marker(pytest.mark.timeout(180))

@@ -9,7 +9,6 @@ import atexit
 import os
 import shutil
 import socket
-import subprocess
 import tempfile
 import time
 from functools import cache
@@ -18,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.backends.docker import image
+from tollgate.dev.child import spawn
 
 IMAGE = "tollgate-sandbox-test"
 
@@ -50,26 +50,14 @@ def _start() -> str:
         pytest.skip("there is no Docker Engine: apt install docker.io")
     folder = Path(tempfile.mkdtemp(prefix="tollgate-dockerd-"))
     url = f"unix://{folder}/docker.sock"
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            ["dockerd", "--host", url, "--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec",
-             "--pidfile", f"{folder}/pid", "--bridge", "none", "--iptables=false", "--ip6tables=false"],
-            stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
-
-    def stop() -> None:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        shutil.rmtree(folder, ignore_errors=True)
-
-    atexit.register(stop)
+    program = ["dockerd", "--host", url, "--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec"]
+    program += ["--pidfile", f"{folder}/pid", "--bridge", "none", "--iptables=false", "--ip6tables=false"]
+    with (folder / "log").open("wb") as log:  # under a guard: it ends, and its folder goes, also when we are killed
+        child = spawn(program, name="dockerd", output=log, grace_s=30, orphan_grace_s=20, remove=folder)
+    atexit.register(child.stop)
     deadline = time.monotonic() + 60
     while not _answers(url):
-        if process.poll() is not None or time.monotonic() > deadline:
+        if child.returncode is not None or time.monotonic() > deadline:
             why = (folder / "log").read_text(errors="replace")[-600:]
             pytest.skip(f"dockerd does not run here: {why}")
         time.sleep(0.1)
