@@ -50,12 +50,12 @@ SELECT e.id FROM unnest($1::text[], $2::timestamptz[], $3::uuid[]) AS w (project
 JOIN usage_events e ON e.project_id = w.project_id AND e.at = w.at AND e.id = w.id;
 
 -- name: lately
--- Who was admitted since $1; further parts of a long request were not admitted anew. By project, as every index of the events begins with it.
+-- Who was admitted since $1; further parts of a long request were not, and corrections never. By project, as every index of the events begins with it.
 SELECT e.project_id, e.customer_id, e.key_id, e.route_id, (extract(epoch FROM e.at) * 1000)::bigint AS at_ms
 FROM projects p
 CROSS JOIN LATERAL (
     SELECT * FROM usage_events u
-    WHERE u.project_id = p.id AND u.at > $1 AND coalesce(u.notes ->> 'part', '0') = '0'
+    WHERE u.project_id = p.id AND u.at > $1 AND u.corrects IS NULL AND coalesce(u.notes ->> 'part', '0') = '0'
 ) e;
 
 -- name: limited

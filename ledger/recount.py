@@ -34,7 +34,10 @@ class Counter(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A reservation: whose, since when, and what it holds of which counters."""
+    """A reservation: whose, since when, and what it holds of which counters.
+
+    `is_part`: of a further part of a long request, which was not admitted anew.
+    """
 
     id: str
     at_ms: int
@@ -43,6 +46,7 @@ class Held:
     key: str | None
     route: str | None
     hold: tuple[tuple[str, int], ...]
+    is_part: bool = False
 
 
 def held_of(raw: bytes) -> Held | None:
@@ -51,7 +55,8 @@ def held_of(raw: bytes) -> Held | None:
         found: dict[str, Any] = orjson.loads(raw)
         hold = tuple((str(key), int(quantity)) for key, quantity in found["hold"])
         at_ms, project, customer = int(found["at"]), str(found["project"]), found.get("customer")
-        return Held(str(found["id"]), at_ms, project, customer, found.get("key"), found.get("route"), hold)
+        key, route, is_part = found.get("key"), found.get("route"), found.get("is_part") is True
+        return Held(str(found["id"]), at_ms, project, customer, key, route, hold, is_part)
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
         return None
 
@@ -122,7 +127,7 @@ class Recount:
         _, end = period_of(self.anchors.get(held.customer) if held.customer else None, at)
         for key, quantity in held.hold:
             self._add(shard, key, quantity, int(end.timestamp()))
-        if held.at_ms > since_ms:
+        if held.at_ms > since_ms and not held.is_part:
             self.admitted(held.project, held.customer, held.key, held.route, held.at_ms)
 
     def _add(self, shard: int, key: str, quantity: int, period_end: int) -> None:

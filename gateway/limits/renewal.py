@@ -48,7 +48,8 @@ class Part(NamedTuple):
 
     def hold(self) -> bytes:
         """The beginning of its reservation, up to what it holds."""
-        return orjson.dumps({"id": self.id.decode(), "at": self.at_ms})[:-1] + b"," + self.plan.held_by + b","
+        beginning = {"id": self.id.decode(), "at": self.at_ms, "is_part": True}  # which fills no window
+        return orjson.dumps(beginning)[:-1] + b"," + self.plan.held_by + b","
 
 
 Corrections = Sequence[tuple[str, int]]

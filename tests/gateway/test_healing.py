@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from config.settings import Settings, WorkerSettings
 from ledger import names
+from ledger.corrections import correct
 from ledger.heal import Healer
 from ledger.specs import StoreFailure
 from tests.gateway.test_parts import ASKED, ECHO, Echo
@@ -161,6 +162,26 @@ async def test_minutes_are_known_again_too(scene: MakeScene, pg: asyncpg.Connect
     assert await it.statuses(2, "ada") == [200, 429]
     assert await it.statuses(2, "tight") == [200, 429]
     assert await it.statuses(2, "nobody", "/few/x") == [200, 429]
+
+
+async def test_only_admissions_fill_the_minute_again(scene: MakeScene, pg: asyncpg.Connection) -> None:
+    """Neither the correction of an event, which is an event of the same moment, nor a further part that is under way."""
+    it = await scene(Echo(), per_minute=5, quotas={"messages_in": 12})
+    async with await connect(*it.inside.address) as client:
+        await client.send(request("/api/ws", it.keys["ada"], *HANDSHAKE))
+        assert (await read_answer(client)).status == 101
+        [exchange] = [c.exchange for c in it.inside.door.connections if c.exchange is not None]
+        assert exchange.parts.cut()
+        await until(lambda: exchange.parts._before is None)
+        await it.stored(pg, 1)
+        first = await pg.fetchrow("SELECT id, project_id FROM usage_events")
+        await pg.execute("UPDATE usage_events SET meters = '{\"requests\": 2}'")
+        async with pg.transaction():
+            await correct(pg, first["project_id"], "live", first["id"], None, actor="ann", reason="a test")
+        await it.redis.flushall()
+        await it.healed()
+        shard = names.shard_of(first["project_id"], exchange.plan.customer.id, SHARDS)
+        assert await it.redis.llen(names.window(shard, exchange.plan.customer.id)) == 1
 
 
 async def test_what_is_under_way_when_redis_loses_it_is_held_again_and_settled_once(

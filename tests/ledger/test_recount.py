@@ -95,6 +95,16 @@ def test_what_is_held_counts_by_the_counters_it_names_and_fills_the_windows_that
     assert names.window(shard, "key_1") not in count.windows[shard]
 
 
+def test_a_further_part_of_a_long_request_fills_no_window() -> None:
+    count = recount(limited={"rte_1"})
+    one = held_of(held(is_part=True))
+    assert one is not None
+    shard = names.shard_of(PROJECT, ADA, SHARDS)
+    count.holds(shard, one, 0)
+    assert count.counters[shard]["tg:x"].value == 2
+    assert not any(count.windows.values())
+
+
 @pytest.mark.parametrize("raw", [b"", b"[]", b"{}", b'{"hold":1}', held(hold=[["x", "many"]]), held(at=None)])
 def test_what_is_no_reservation_is_left_alone(raw: bytes) -> None:
     assert held_of(raw) is None
