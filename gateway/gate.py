@@ -44,6 +44,7 @@ class WebSocketGate:
         "_in",
         "_is_closing",
         "_is_ended",
+        "_lease",
         "_metering",
         "_out",
         "_parts",
@@ -57,6 +58,7 @@ class WebSocketGate:
         self._ex = ex
         self._parts = parts
         self._metering = metering
+        self._lease = 1
         self._both = self._suspended = 0
         self._in = _Direction(self)
         self._out = _Direction(self)
@@ -80,10 +82,13 @@ class WebSocketGate:
         return True
 
     def granted(self, quantities: Sequence[int] | None, metering: Metering) -> None:
-        """A new part, and what it holds of each meter; None: whatever it needs."""
+        """A new part, and what it holds of each meter; None: whatever it needs.
+
+        Where messages are limited no more, parts stay as long as they were: with each the caller is looked at again.
+        """
         self._metering = metering
-        lease = self._metering.settle_every_messages or 1
-        left = {"messages_in": _NO_LIMIT, "messages_out": _NO_LIMIT, "messages": lease}
+        self._lease = metering.settle_every_messages or self._lease
+        left = {"messages_in": _NO_LIMIT, "messages_out": _NO_LIMIT, "messages": self._lease}
         for meter, quantity in zip(self._metering.measured, quantities or (), strict=quantities is not None):
             if meter.source.name in left:
                 left[meter.source.name] = min(left[meter.source.name], quantity)

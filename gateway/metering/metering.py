@@ -74,6 +74,8 @@ def fixed_meters(spec: RouteSpec) -> dict[str, int]:
 def metering_of(spec: RouteSpec, quotas: Mapping[str, int | None], *, is_websocket: bool = False) -> Metering | None:
     """The metering of a route for customers whose tier has these quotas; None if there is nothing to measure.
 
+    A WebSocket has one in any case: its tier may change while it is under way.
+
     What every event carries anyway is counted against a quota where the tier names it, on every route alike, so that the
     counter is the sum of the events; the route's own entry then only says the estimate.
     """
@@ -90,7 +92,8 @@ def metering_of(spec: RouteSpec, quotas: Mapping[str, int | None], *, is_websock
     lease = spec.settle_every_messages if is_websocket else None
     if lease is None and any(m.source.name in _OF_WEBSOCKETS and quotas.get(m.name) is not None for m in measured):
         lease = _LEASE
-    if not measured and not is_failure_free and not spec.include_usage and not spec.settle_every_s and not lease:
+    has_settings = is_failure_free or spec.include_usage or spec.settle_every_s or lease
+    if not measured and not has_settings and not is_websocket:
         return None
     pointers = tuple(dict.fromkeys(m.source.pointer for m in measured if m.source.origin is Origin.BODY))
     looks_for_usage = any(m.source.origin is Origin.USAGE for m in measured)

@@ -468,6 +468,28 @@ async def test_a_new_limit_holds_from_the_next_part_on(stage: MakeStage, books: 
     assert total(events, "messages_in") == 11 == (await books.quotas())["messages_in"]
 
 
+async def test_a_tier_that_limits_messages_no_more_lets_them_pass(
+    stage: MakeStage, books: Books, catalogue: Catalogue
+) -> None:
+    """Then nothing is left to be measured on this route, but the parts that were begun go on."""
+    s = await stage(Echo(), tier={"quotas": {"messages_in": 6}})
+    client = await dial(s)
+    await client.send(ASKED * 4)
+    await client.read_exactly(4 * len(ECHO))
+    await catalogue.pg.execute("DELETE FROM tier_quotas")
+    await s.inside.caught_up(catalogue.pg)
+    for _ in range(2):
+        await cut(s)
+        await until(lambda: exchange_of(s).parts._looking is None)
+    await client.send(ASKED * 20)
+    await client.read_exactly(20 * len(ECHO))
+    await client.close()
+    await s.inside.settled()
+    events = {event["id"]: event for event in await books.events()}.values()
+    assert (total(events, "messages_in"), await books.quotas()) == (24, {"requests": 1, "messages_in": 4})
+    assert await books.reservations() == []
+
+
 async def test_a_change_that_does_not_matter_changes_nothing(
     stage: MakeStage, books: Books, catalogue: Catalogue
 ) -> None:
