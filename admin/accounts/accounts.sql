@@ -1,5 +1,5 @@
 -- name: lock_attempts
-SELECT pg_advisory_xact_lock(7240318803)
+SELECT pg_advisory_xact_lock(7240318808)
 
 -- name: attempts
 SELECT count(*) FILTER (WHERE address = $2) AS by_address, count(*) FILTER (WHERE email = $3) AS by_email,
