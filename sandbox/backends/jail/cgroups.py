@@ -10,6 +10,7 @@ On v2 a group with controllers for its children must hold no process itself, so 
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -111,7 +112,10 @@ class Group:
         return [f"{directory}/cgroup.procs" for directory in self._directories]
 
     def begin(self, memory_bytes: int) -> None:
-        """Limit the memory, and count from here on: what the warm guest used so far is not the run's. Raises OSError."""
+        """Limit the memory, and count from here on: what the warm guest used so far is not the run's.
+
+        Raises OSError, also when the guest is not in the group that was limited: nothing may be run that is not held.
+        """
         if self._is_v2:
             self._set("memory", "memory.max", str(memory_bytes))
             self._set("memory", "memory.peak", "reset", optional=True)
@@ -119,7 +123,14 @@ class Group:
             self._set("memory", "memory.limit_in_bytes", str(memory_bytes))
             self._set("memory", "memory.memsw.limit_in_bytes", str(memory_bytes), optional=True)
             self._set("memory", "memory.max_usage_in_bytes", "0", optional=True)
+        for controller, directory in self._holders().items():
+            if not _processes(directory):
+                raise ProcessLookupError(errno.ESRCH, f"the guest is not in its {controller} group")
         self._base_us = self._cpu_us()
+
+    def _holders(self) -> Mapping[str, Path]:
+        """The directories that limit and count."""
+        return {"control": self._v2} if self._is_v2 and self._v2 is not None else self._v1
 
     def read(self) -> Reading:
         """The figures so far, of every process that ever was in the group. Raises OSError."""
@@ -156,14 +167,7 @@ class Group:
 
     def pids(self) -> list[int]:
         """Processes inside, also those of groups below (containers are one level down)."""
-        found: list[int] = []
-        for directory, _, _ in os.walk(self._directories[0]):
-            try:
-                text = Path(directory, "cgroup.procs").read_text()
-            except OSError:
-                continue
-            found += [int(line) for line in text.split() if line != "0"]
-        return found
+        return _processes(self._directories[0])
 
     def remove(self) -> bool:
         """Remove the directories; False while something in there is still alive."""
@@ -195,6 +199,18 @@ class Group:
             if not optional:
                 raise
             return ""
+
+
+def _processes(group: Path) -> list[int]:
+    """The processes in a group and in those below it; a container is one level down."""
+    found: list[int] = []
+    for directory, _, _ in os.walk(group):
+        try:
+            text = Path(directory, "cgroup.procs").read_text()
+        except OSError:
+            continue
+        found += [int(line) for line in text.split() if line != "0"]
+    return found
 
 
 def _table(text: str) -> dict[str, int]:

@@ -51,6 +51,7 @@ def test_what_v2_files_say(tmp_path: Path) -> None:
     assert (where / "pids.max").read_text() == "7"
     assert (where / "cpu.max").read_text() == "150000 100000"
     (where / "cpu.stat").write_text("usage_usec 1000\nuser_usec 1\n")
+    (where / "cgroup.procs").write_text("4711\n")
     group.begin(64)
     assert (where / "memory.max").read_text() == "64"
     (where / "cpu.stat").write_text("usage_usec 5500\nuser_usec 1\n")
@@ -69,3 +70,19 @@ def test_v2_before_linux_5_19_has_no_peak(tmp_path: Path) -> None:
         (where / name).write_text(text)
     (where / "pids.events").write_text("max 0\n")
     assert group.read().peak_bytes == 77
+
+
+def test_a_guest_that_is_not_in_a_limited_group_gets_no_job(tmp_path: Path) -> None:
+    trees = {name: tmp_path / name for name in ("memory", "pids", "cpu", "cpuacct")}
+    for tree in trees.values():
+        tree.mkdir()
+    group = Group("run", Layout(trees, None, is_v2=False))
+    group.make(pids=7, cpus=1)
+    for name, tree in trees.items():
+        (tree / "run" / "cgroup.procs").write_text("" if name == "memory" else "4711\n")
+    (trees["cpuacct"] / "run" / "cpuacct.usage").write_text("1000\n")
+    with pytest.raises(ProcessLookupError, match="memory group"):
+        group.begin(64)
+    (trees["memory"] / "run" / "container").mkdir()
+    (trees["memory"] / "run" / "container" / "cgroup.procs").write_text("4711\n")
+    group.begin(64)
