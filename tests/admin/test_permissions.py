@@ -22,6 +22,7 @@ EXPECTED = {
     "routes.write": "oa  k",
     "routes.try": "oam k",
     "usage.read": "oamvk",
+    "usage.write": "oa  k",
     "billing.read": "oamvk",
     "billing.write": "oa  k",
     "webhooks.read": "oam k",

@@ -125,7 +125,7 @@ def test_a_long_claim_costs_little(filling: str) -> None:
     began = time.process_time()
     sender(f"X-Forwarded-For: {text}")
     sender(f"Forwarded: {text}", trust=FORWARDED)
-    assert time.process_time() - began < 0.1
+    assert time.process_time() - began < 3  # what grows with the square takes minutes
 
 
 @given(st.text(alphabet='for=;," \\1.2:[]proto_hst', max_size=60))
