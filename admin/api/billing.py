@@ -10,11 +10,11 @@ import asyncpg
 import orjson
 
 from admin.api import pages
-from admin.api.call import Body, Call, Endpoint, Reply, invalid, not_found
+from admin.api.call import Body, Call, Denied, Endpoint, Reply, invalid, not_found
 from admin.changes import Action, Change, record
 from admin.customers import rows as customers
 from admin.permissions import Permission
-from ledger import sql
+from ledger import problems, sql
 from ledger.billing import billed
 from ledger.specs import is_meter_name
 
@@ -55,7 +55,13 @@ async def status(call: Call) -> Reply:
 
 
 async def connect(call: Call) -> Reply:
-    """{account?}: bill through a connected account, or without one through the platform's own."""
+    """{account?}: bill through a connected account, or without one through the platform's own.
+
+    For the platform's keys alone: nothing proves yet that an account is the project's own (Connect will), and a project that
+    could name any would send its usage to somebody else's. The operator connects projects by `tollgate billing connect`.
+    """
+    if not call.caller.is_platform:
+        raise Denied(problems.FORBIDDEN, "The operator connects a project: tollgate billing connect --project NAME.")
     _known(call.body, "account")
     account = call.body.get("account")
     try:

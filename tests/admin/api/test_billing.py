@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
+from ledger.billing import billed
 from ledger.reconcile.run import month_of, reconcile
 from tests.admin.api.conftest import World
 
 
 async def test_from_nothing_to_billed(world: World) -> None:
     assert (await world.test.get("/api/v1/billing")).json["is_connected"] is False
-    assert (await world.test("PUT", "/api/v1/billing/account", {"account": "acct_1"})).json["account"] == "acct_1"
-    assert (await world.test("PUT", "/api/v1/billing/account", {})).json["account"] == "platform"
+    await billed.connect_stripe(world.pg, world.shop_id, "test", "acct_1")  # as `tollgate billing connect` does
+    assert (await world.test.get("/api/v1/billing")).json["account"] == "acct_1"
     since = (datetime.now(UTC) - timedelta(days=2)).isoformat()
     answer = await world.test.post("/api/v1/billing/meters", {"meter": "requests", "event_name": "api", "since": since})
     assert (answer.status, answer.json["event_name"]) == (201, "api")
@@ -27,6 +28,7 @@ async def test_from_nothing_to_billed(world: World) -> None:
     assert [(m["meter"], m["event_name"], m["until"] is None) for m in status["meters"]] == [("requests", "api", False)]
     assert (await world.live.get("/api/v1/billing")).json["meters"] == []
     assert (await world.test.delete("/api/v1/billing/account")).status == 204
+    assert (await world.test.get("/api/v1/billing")).json["is_connected"] is False
     nouns = await world.pg.fetch("SELECT DISTINCT noun FROM audit WHERE actor LIKE 'key:%' AND noun LIKE '%e%'")
     assert {row["noun"] for row in nouns} >= {"stripe_account", "billed_meter", "stripe_customer"}
 
@@ -54,10 +56,20 @@ async def test_what_cannot_be(world: World, path: str, body: Any, status: int) -
     assert (await world.test.post(f"/api/v1/billing/{path}", body)).status == status
 
 
+async def test_an_account_is_the_operators_to_choose(world: World) -> None:
+    """A project that could name any account would send its usage to somebody else's."""
+    for account in ("acct_1", None):
+        assert (await world.test("PUT", "/api/v1/billing/account", {"account": account})).status == 403
+    assert (await world.test.get("/api/v1/billing")).json["is_connected"] is False
+    changed = await world.platform("PUT", "/api/v1/billing/account", {"account": "acct_1"})
+    assert changed.json["account"] == "acct_1"
+    assert (await world.platform("PUT", "/api/v1/billing/account", {})).json["account"] == "platform"
+
+
 @pytest.mark.parametrize("account", ["nonsense", 7, ["acct_1"]])
 async def test_an_account_that_is_none(world: World, account: Any) -> None:
-    assert (await world.test("PUT", "/api/v1/billing/account", {"account": account})).status == 422
-    assert (await world.test.get("/api/v1/billing")).json["is_connected"] is False
+    assert (await world.platform("PUT", "/api/v1/billing/account", {"account": account})).status == 422
+    assert (await world.platform.get("/api/v1/billing")).json["is_connected"] is False
 
 
 async def test_reports_show_ones_own_figures_only(world: World) -> None:
