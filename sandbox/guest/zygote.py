@@ -2,8 +2,9 @@
 
 Started by the broker, as root, with an empty environment: `python zygote.py FD`. It enters a mount namespace that holds
 what jails see and nothing of the machine, then waits on FD for messages `{uid, guest, workspace_bytes, small_bytes, masked}`
-with a guest's three descriptors, and answers each with `{pid}`. The clone's parent is the broker (CLONE_PARENT); it is
-PID 1 of its own pid namespace, and before it becomes a guest it gives up everything: root, capabilities also from the
+with a guest's three descriptors and a fourth, and answers each with `{pid}`. The clone does nothing until it reads a byte
+from the fourth: by then it is in its cgroup, and so is all that it ever starts. Its parent is the broker (CLONE_PARENT);
+it is PID 1 of its own pid namespace, and before it becomes a guest it gives up everything: root, capabilities also from the
 bounding set, new privileges, system calls outside the filter. No user namespace is involved, so it works where those are
 forbidden.
 
@@ -105,6 +106,8 @@ class Zygote:
     def become(self, message, descriptors):
         """In the clone: a jail of its own around itself, and nothing left to give up. Raises OSError."""
         self.control.close()
+        if os.read(descriptors.pop(), 1) != b"g":  # it could not be put into its cgroup
+            os._exit(127)
         for target, descriptor in enumerate(descriptors):
             os.dup2(descriptor, target)
         os.closerange(3, 1024)

@@ -104,7 +104,7 @@ async def test_node_memory(backend: Backend) -> None:
     code = "const a = []; while (true) a.push(Buffer.alloc(1 << 20, 1));"
     ended = await node(backend, code, limits=Limits(10_000, memory_mb=96))
     assert (ended.exit_code, ended.reason) in ((137, Reason.OOM), (124, Reason.TIMEOUT))
-    assert ended.usage.memory_mb <= 97
+    assert 90 <= ended.usage.memory_mb <= 97  # less would mean that what it took was not counted, nor held
 
 
 async def test_disk(backend: Backend) -> None:

@@ -91,6 +91,24 @@ async def test_the_zygote_is_killed() -> None:
     await nothing_beyond(before)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="the zygote needs root")
+async def test_nothing_of_a_clone_is_outside_its_cgroup() -> None:
+    """Not even what a warm guest has started before it has a job."""
+    backend = jail(zygote=True)
+    await start(backend)
+    try:
+        for _ in range(5):
+            assert await says(backend, "print('on')") == "on"
+            broker = psutil.Process(pid_of_broker(backend))
+            for child in broker.children():
+                with suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+                    groups = Path(f"/proc/{child.pid}/cgroup").read_text()
+                    for below in child.children(recursive=True):
+                        assert Path(f"/proc/{below.pid}/cgroup").read_text() == groups, below.cmdline()
+    finally:
+        await backend.close()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 async def test_the_service_is_killed_again_and_again(empty_postgres_url: str) -> None:
     """Mixed runs with random kills: whatever was under way, nothing of it stays."""

@@ -13,6 +13,7 @@ from typing import Any, Final
 from sandbox.backends.jail import bwrap
 
 _ANSWER_S: Final = 20.0
+GO: Final = b"g"
 _IMPORTS: Final = (
     *("site", "re", "json", "collections", "datetime", "decimal", "random", "math", "itertools", "functools", "string"),
     *(
@@ -71,7 +72,10 @@ class Zygote:
             raise
 
     def spawn(self, language: str, uid: int, descriptors: Sequence[int]) -> int:
-        """The pid of a new guest, which is a child of this process. Raises Gone."""
+        """The pid of a new guest, which is a child of this process. Raises Gone.
+
+        `descriptors` are its standard ones and the reading end of a pipe: it waits for `GO` there, and ends if none comes.
+        """
         message = {
             "uid": uid,
             "guest": bwrap.guest_arguments(language, self._jail.node),
