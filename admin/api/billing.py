@@ -10,11 +10,11 @@ import asyncpg
 import orjson
 
 from admin.api import pages
-from admin.api.call import Body, Call, Denied, Endpoint, Reply, invalid, not_found
+from admin.api.call import Body, Call, Endpoint, Reply, invalid, not_found
 from admin.changes import Action, Change, record
 from admin.customers import rows as customers
 from admin.permissions import Permission
-from ledger import problems, sql
+from ledger import sql
 from ledger.billing import billed
 from ledger.specs import is_meter_name
 
@@ -60,8 +60,6 @@ async def connect(call: Call) -> Reply:
     For the platform's keys alone: nothing proves yet that an account is the project's own (Connect will), and a project that
     could name any would send its usage to somebody else's. The operator connects projects by `tollgate billing connect`.
     """
-    if not call.caller.is_platform:
-        raise Denied(problems.FORBIDDEN, "The operator connects a project: tollgate billing connect --project NAME.")
     _known(call.body, "account")
     account = call.body.get("account")
     try:
@@ -156,7 +154,7 @@ async def reconciliations(call: Call) -> Reply:
 _READ, _WRITE = Permission.BILLING_READ, Permission.BILLING_WRITE
 ENDPOINTS: Final = (
     Endpoint("GET", _PATH, status, _READ),
-    Endpoint("PUT", f"{_PATH}/account", connect, _WRITE, body=Body.OPTIONAL_JSON, writes=True),
+    Endpoint("PUT", f"{_PATH}/account", connect, _WRITE, body=Body.OPTIONAL_JSON, writes=True, platform_only=True),
     Endpoint("DELETE", f"{_PATH}/account", disconnect, _WRITE, writes=True),
     Endpoint("POST", f"{_PATH}/meters", bill, _WRITE, body=Body.JSON, writes=True, creates=True),
     Endpoint("POST", f"{_PATH}/meters/stop", stop, _WRITE, body=Body.JSON, writes=True),
