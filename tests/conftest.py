@@ -9,13 +9,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import asyncpg
 import pytest
-from hypothesis import HealthCheck, settings
 
 from tests.support.servers import TestPostgres, TestRedis
-
-# A busy machine is no fault of the code: no example has a time limit, and slow generation is no error.
-settings.register_profile("tollgate", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("tollgate")
 
 
 @pytest.fixture(scope="session")

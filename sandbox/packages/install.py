@@ -43,7 +43,7 @@ env = {"HOME": "/tmp", "PATH": "/usr/bin:/bin", "HTTP_PROXY": proxy, "HTTPS_PROX
 if language == "python":
     command = ["/pkgs/uv", "pip", "install", "--quiet", "--target", "/workspace/out", "--only-binary", ":all:",
                "--no-config", "--no-cache", "--no-python-downloads", "--link-mode", "copy", "--compile-bytecode",
-               "--python", sys.executable, "--index-url", index, "--", *wanted]
+               "--python", sys.executable, "--default-index", index, "--", *wanted]
 else:
     os.makedirs("/workspace/out", exist_ok=True)
     command = ["npm", "install", "--prefix", "/workspace/out", "--ignore-scripts", "--no-audit", "--no-fund",

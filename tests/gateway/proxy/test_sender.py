@@ -122,10 +122,13 @@ def test_what_an_upstream_is_told() -> None:
 @pytest.mark.parametrize("filling", [" ", "10.0.0.1,", "for=10.0.0.1,", 'for="', "for=;", 'a="\\\\', ", ", "a"])
 def test_a_long_claim_costs_little(filling: str) -> None:
     text = filling * (30_000 // len(filling)) + "\x80"
-    began = time.process_time()
-    sender(f"X-Forwarded-For: {text}")
-    sender(f"Forwarded: {text}", trust=FORWARDED)
-    assert time.process_time() - began < 3  # what grows with the square takes minutes
+    spent = []
+    for _ in range(5):  # the least of them is the code's; the rest is who else was on the machine
+        began = time.process_time()
+        sender(f"X-Forwarded-For: {text}")
+        sender(f"Forwarded: {text}", trust=FORWARDED)
+        spent.append(time.process_time() - began)
+    assert min(spent) < 0.1
 
 
 @given(st.text(alphabet='for=;," \\1.2:[]proto_hst', max_size=60))

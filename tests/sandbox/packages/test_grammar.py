@@ -34,7 +34,7 @@ REFUSED = [
         "",
         " ",
         "-r /etc/passwd",
-        "--index-url=http://x",
+        "--default-index=http://x",
         "-e .",
         ".",
         "./dir",
