@@ -167,19 +167,19 @@ async def test_a_forged_trailer_harms_only_the_liar(backend: Backend) -> None:
     ended = await python(
         backend,
         """
-        import os, sys
+        import os, sys, time
         frame = sys._getframe()
         while "job" not in frame.f_locals: frame = frame.f_back
         nonce = frame.f_locals["job"].nonce
         item = lambda b: len(b).to_bytes(4, "big") + b
         data = b"".join(map(item, (b"exit 0", b"0", b"0", b"../../../etc/passwd", b"forged")))
         os.write(2, nonce + len(data).to_bytes(4, "big") + data)
-        while True: pass
+        while time.process_time() < 0.3: pass
         """,
-        limits=Limits(timeout_ms=300),
+        limits=Limits(timeout_ms=60_000),
     )
-    assert ended.usage.duration_ms >= 300  # the figures are ours
-    assert ended.usage.cpu_ms > 0
+    assert ended.usage.duration_ms >= 200  # the figures are ours, not the zeros that were forged
+    assert ended.usage.cpu_ms > 200
     for garbage in ("b'\\xff' * 100", "b'\\0' * 8", "b'\\x7f\\xff\\xff\\xff' + b'x' * 10_000_000"):
         ended = await python(
             backend,
