@@ -31,6 +31,7 @@ from sandbox.nouns import MIB, Ended, Job, Language, Reason
 _BOOT_S: Final = 60.0
 _LAST_WORDS_S: Final = 20.0
 _READ_BYTES: Final = 65_536
+_REFILL_AFTER_S: Final = 0.025
 _RESTART_PAUSES_S: Final = (0.1, 0.5, 2.0, 10.0)
 GUEST_FILES: Final = Path(__file__).parent.parent.parent / "guest"
 
@@ -79,6 +80,7 @@ class JailBackend:
         self._made = 0
         self._watch: asyncio.Task[None] | None = None
         self._setup: Setup | None = None
+        self._refilling: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
         """Raises Unavailable."""
@@ -109,6 +111,8 @@ class JailBackend:
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
+        if self._refilling is not None:
+            self._refilling.cancel()
         self._forget_warm()
         if self._link is not None:
             await self._link.close()
@@ -162,17 +166,25 @@ class JailBackend:
         while warm:
             guest = warm.popleft()
             if not guest.ended.done():
-                self._refill()
+                self._refill_soon()
                 return guest
             self._release(guest)
         return self._spawn(job.language)
 
+    def _refill_soon(self) -> None:
+        """Not at once: making a jail takes the broker and a core from the very run that needs them for its few ms."""
+        if self._refilling is None:
+            self._refilling = asyncio.get_running_loop().call_later(_REFILL_AFTER_S, self._refill)
+
     def _refill(self) -> None:
+        if self._refilling is not None:
+            self._refilling.cancel()
+            self._refilling = None
         for language, target in (
             (Language.PYTHON, self._options.warm_python),
             (Language.NODE, self._options.warm_node),
         ):
-            if language in self._languages and not self._require().lost.done():
+            if language in self._languages and self._link is not None and not self._link.lost.done():
                 while len(self._warm[language]) < target:
                     self._warm[language].append(self._spawn(language))
 
