@@ -84,6 +84,13 @@ PAUSE ?= 5
 chaos: .venv/.test
 	@$(BIN)/python -m tests.faults.chaos --rounds $(ROUNDS) --pause $(PAUSE) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
+# Mixed runs through the real stack while the sandbox, its broker and gateways are killed: make chaos-sandbox RUNS=10000
+# SEED=1, with a zygote: ARGS=--zygote. Needs root. The result is .tollgate/chaos-sandbox.json.
+.PHONY: chaos-sandbox
+RUNS ?= 1000
+chaos-sandbox: .venv/.test
+	@$(BIN)/python -m tests.sandbox.chaos --runs $(RUNS) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
 # Usage into PostgreSQL: the worker's way beside one INSERT per event and executemany, in one run.
 .PHONY: bench-ingest
 bench-ingest: .venv/.test

@@ -109,7 +109,12 @@ class Stack:
             TOLLGATE_GATEWAY_WORKERS="2",
             TOLLGATE_GATEWAY_SPOOL_DIR=str(self.spool),
             TOLLGATE_GATEWAY_SPOOL_MAX_BYTES=str(16 * SPOOL_BYTES if self._is_mounted else SPOOL_BYTES // 2),
+            **self.gateway_settings(),
         )
+
+    def gateway_settings(self) -> dict[str, str]:
+        """What else a gateway is told."""
+        return {}
 
     def start_worker(self) -> None:
         self._start("worker", TOLLGATE_WORKER_METRICS_PORT=str(self._worker_port))
@@ -119,6 +124,10 @@ class Stack:
         env = environment(**servers, TOLLGATE_REDIS_SHARDS=str(SHARDS), **settings)
         env["PYTHONPATH"] = str(_SHIFTED)
         env["CHAOS_CLOCK_OFFSET_S"] = str(self.clock_offset_s)
+        self.start_process(plane, env)
+
+    def start_process(self, plane: str, env: dict[str, str]) -> None:
+        """`tollgate PLANE` with this environment, its output in a file of our folder."""
         with (self.folder / f"{plane}.log").open("ab") as log:
             self._processes[plane] = subprocess.Popen(
                 [sys.executable, "-m", "tollgate.cli", plane], cwd=REPOSITORY, env=env, stdout=log, stderr=log,
@@ -171,9 +180,9 @@ class Stack:
         return client
 
     def log(self, lines: int = 40) -> str:
-        """The end of what gateway and worker said."""
+        """The end of what each plane said."""
         parts = []
-        for plane in ("gateway", "worker"):
+        for plane in self._processes:
             path = self.folder / f"{plane}.log"
             text = path.read_text(errors="replace") if path.exists() else ""
             parts.append(f"--- {plane}\n" + "\n".join(text.splitlines()[-lines:]))

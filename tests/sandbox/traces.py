@@ -20,6 +20,21 @@ UIDS = range(UID_BASE, UID_BASE + 100)
 _brokers: set[int] = set()
 
 
+def children_with(pid: int, word: str) -> list[psutil.Process]:
+    """The children of a process with this word in their command line."""
+    found = []
+    try:
+        for child in psutil.Process(pid).children():
+            try:
+                if any(word in argument for argument in child.cmdline()):
+                    found.append(child)
+            except psutil.Error:
+                continue  # ended meanwhile
+    except psutil.Error:
+        pass
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Traces:
     found: frozenset[str]

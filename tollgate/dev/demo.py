@@ -61,14 +61,15 @@ def runner(url: str) -> ProjectSpec:
     What a run used is read from the answer: its headers, and of an event stream the last event.
     """
     common = {"upstream": "sandbox", "strip_prefix": False, "scopes": ["run"]}
-    run = common | {"methods": ["POST"], "read_timeout_ms": 330_000, "max_body_bytes": 16_777_216}
+    # A run that was lost with its sandbox costs nothing.
+    counted = common | {"on_upstream_failure": "free", "read_timeout_ms": 330_000}
+    run = counted | {"methods": ["POST"], "max_body_bytes": 16_777_216}
     by_header = {
         "runs": "header:X-Usage-Runs",
         "cpu_ms": "header:X-Usage-Cpu-Ms",
         "mem_mb_s": "header:X-Usage-Mem-Mb-S",
     }
-    call = common | {"read_timeout_ms": 330_000, "max_body_bytes": 1_048_576}
-    call |= {"meters": {"requests": 1, **by_header}}
+    call = counted | {"max_body_bytes": 1_048_576, "meters": {"requests": 1, **by_header}}
     by_event = {"runs": "$.usage.runs", "cpu_ms": "$.usage.cpuMs", "mem_mb_s": "$.usage.memMBs"}
     routes = (
         run | {"name": "run", "path": "/api/run", "meters": {"requests": 1, **by_header}},
