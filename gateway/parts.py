@@ -75,7 +75,9 @@ class Parts:
         self._ex = ex
         self._caller = caller
         plan = caller.plan
-        self._now = _State(Part(plan, ex.id, ex.at_ms), 0, NO_FLOW, [quota.quantity for quota in _quotas(plan)])
+        self._now = _State(
+            Part(plan, ex.id, ex.at_ms, plan.place_keys), 0, NO_FLOW, [quota.quantity for quota in _quotas(plan)]
+        )
         self._before: _State | None = None
         """The part that is being settled, while it is; what the one that follows holds is not known so long."""
         self._is_spooled = ex.is_local
@@ -115,7 +117,7 @@ class Parts:
         event = self._event(ending, flow, quantities, Outcome.INTERIM, {})
         now_ns = time.time_ns()
         plan, at_ms = plan_at(self._gw, self._caller, now_ns / 1e9), now_ns // 1_000_000
-        following = Part(plan, part_id(self._ex.id, number, at_ms), at_ms)
+        following = Part(plan, part_id(self._ex.id, number, at_ms), at_ms, ending.part.places)
         self._before, self._now = ending, _State(following, number, flow, ())
         self._shares = [_share(plan, at, wanted) for at in range(len(plan.metering.measured))]
         self._stop_timer()

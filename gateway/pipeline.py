@@ -7,6 +7,7 @@ connections hand their bytes to each other meanwhile.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
@@ -19,8 +20,18 @@ from gateway.context import RETRY_SOON, Gateway, Refusal
 from gateway.exchange import BodyTooLarge, ClientGone, LimitReached, Tunnel, suspend
 from gateway.forward import connect, drop_upstream, prepare, try_again, upstream_head
 from gateway.http1.response import CHUNKED, LENGTH, NONE, TUNNEL
-from gateway.limits.caps import Hold, take
-from gateway.limits.decide import ADMITTED, UNKNOWN, Denial, denial_of, later, limit_headers, would_have_refused
+from gateway.limits.caps import Scope, take
+from gateway.limits.decide import (
+    ADMITTED,
+    CONCURRENT,
+    FULL,
+    UNKNOWN,
+    Denial,
+    denial_of,
+    later,
+    limit_headers,
+    would_have_refused,
+)
 from gateway.limits.plan import BURST_MINUTES
 from gateway.memory import Caller, TurnedAway
 from gateway.metering.ask import (
@@ -56,6 +67,8 @@ if TYPE_CHECKING:
 
 FROM_CACHE: Final = b',"notes":{"cache":"hit"}'
 """What the event of a request says that was answered with what is kept."""
+_FREE_SOON_S: Final = 0.02
+"""After which a place that was being left is free."""
 _TOLD_FOR_S: Final = 0.1
 """How long a refusal is repeated word for word; the waiting time in it is then up to that much too long."""
 
@@ -90,10 +103,12 @@ async def serve(gw: Gateway, ex: Exchange) -> None:
     if caller.holds:
         full = take(ex, caller.holds)
         if full is not None:
-            return refuse(gw, ex, too_many(full), caller.own_lines)
+            return refuse(gw, ex, too_many(full.limit, full.scope), caller.own_lines)
     limits = ask(gw, ex, plan)
     if limits is None:
         limits = verdict(gw, ex, plan, await suspend())
+    if isinstance(limits, Refusal) and limits.violated == CONCURRENT:
+        limits = await ask_again(gw, ex, plan)
     if isinstance(limits, Refusal):
         return refuse(gw, ex, limits, caller.own_lines)
 
@@ -221,12 +236,13 @@ def answer(ex: Exchange, problem: Problem, headers: bytes = b"", detail: str | N
 # -- may they
 
 
-def too_many(full: Hold) -> Refusal:
+def too_many(limit: int, scope: Scope, headers: bytes = b"") -> Refusal:
     """The refusal of a request for which too many are under way already."""
-    if not full.is_customers:
-        return Refusal(problems.OVERLOADED, RETRY_SOON, Admission.OVERLOADED)
-    detail = f"At most {full.limit} requests at once are included. Try again when one has ended."
-    return Refusal(problems.TOO_MANY_AT_ONCE, RETRY_SOON, Admission.RATE_LIMITED, detail, "concurrent")
+    headers += RETRY_SOON
+    if scope is not Scope.CUSTOMER:
+        return Refusal(problems.OVERLOADED, headers, Admission.OVERLOADED, None, CONCURRENT)
+    detail = f"At most {limit} requests at once are included. Try again when one has ended."
+    return Refusal(problems.TOO_MANY_AT_ONCE, headers, Admission.RATE_LIMITED, detail, CONCURRENT)
 
 
 def ask(gw: Gateway, ex: Exchange, plan: Plan) -> bytes | Refusal | None:
@@ -263,10 +279,25 @@ def verdict(gw: Gateway, ex: Exchange, plan: Plan, reply: list[int] | None) -> b
     if reply[0] == UNKNOWN:
         gw.limiter.knows_counters = False
         return alone(gw, ex, plan)
+    if reply[0] == FULL:
+        place = plan.places[reply[-1] - 1]
+        scope = Scope.CUSTOMER if place.is_customers else Scope.ROUTE
+        return too_many(place.limit, scope, limit_headers(plan, reply))
     denial, for_s = denial_of(plan, reply)
     now = time.monotonic()
     plan.denial, plan.denied_until, plan.refused_until = (reply, now), now + for_s, 0.0
     return _denied(denial)
+
+
+async def ask_again(gw: Gateway, ex: Exchange, plan: Plan) -> bytes | Refusal:
+    """Ask once more, a moment after all places were taken.
+
+    Whoever asks for one thing after the other may be quicker, through another gateway, than the settlement that leaves
+    the place: it goes to Redis at the end of the loop's turn in which the answer went to the client.
+    """
+    await asyncio.sleep(_FREE_SOON_S)
+    limits = ask(gw, ex, plan)
+    return verdict(gw, ex, plan, await suspend()) if limits is None else limits
 
 
 def alone(gw: Gateway, ex: Exchange, plan: Plan) -> bytes | Refusal:

@@ -10,6 +10,7 @@ fixed for the life of a Redis data set.
 | `tg:{NN}:resv`                        | hash   | open reservations: event id → reservation JSON                    |
 | `tg:{NN}:win:<scope>`                 | list   | admission times (Unix ms) inside a sliding window, oldest first   |
 | `tg:{NN}:quota:<owner>:<meter>:<t>`   | string | used + reserved in the period that began at Unix second t         |
+| `tg:{NN}:places:<scope>`              | set    | ids of what is under way, of a customer or route that limits it  |
 | `tg:{NN}:idem:<sha>`                  | string | an idempotent count already made                                  |
 | `tg:{NN}:applied`                     | hash   | spool id → number of its last record that was replayed here       |
 | `tg:{NN}:epoch`                       | string | present while the shard's counters are complete (ledger/heal.py)   |
@@ -75,6 +76,10 @@ def burst_scope(scope: str) -> str:
 
 def quota(shard: int, owner: str, meter: str, period_start: int) -> str:
     return f"tg:{{{shard:02d}}}:quota:{owner}:{meter}:{period_start}"
+
+
+def places(shard: int, scope: str) -> str:
+    return f"tg:{{{shard:02d}}}:places:{scope}"
 
 
 def idempotency(shard: int, digest: str) -> str:

@@ -179,7 +179,7 @@ class TierSpec(Spec):
     shadow: bool = False
     """Refuse nothing: report what would have been refused. For trying out limits."""
     concurrent_requests: AtOnce | None = None
-    """Requests of one customer under way at once, in each gateway process."""
+    """Requests of one customer under way at once, over all gateways."""
     quotas: dict[MeterName, Annotated[QuotaSpec, BeforeValidator(_bare_quota)]] = Field(default_factory=dict)
     spend_cap_minor: Money | None = None
     trial_days: int = Field(default=0, ge=0, le=730)
@@ -346,7 +346,7 @@ class RouteSpec(Spec):
     requests_per_minute_per_ip: PerMinute | None = None
     """A limit for each client address (IPv6: each /64), on a route with `auth: none`."""
     concurrent_requests: AtOnce | None = None
-    """Requests of the route under way at once, in each gateway process."""
+    """Requests of the route under way at once, over all gateways."""
     meters: Annotated[dict[MeterName, Meter], Field(max_length=32)] = Field(default_factory=one_request)
     """What each forwarded request counts: a fixed quantity, or where it is read."""
     include_usage: bool = False

@@ -35,12 +35,20 @@ class UnreadableReservation(ValueError):
     """A reservation is not what a gateway writes. The message says why."""
 
 
-def orphan_of(raw: bytes, policy: Policy) -> tuple[bytes, list[tuple[str, int]]]:
-    """The event that resolves a reservation, and the corrections to its quota counters. Raises UnreadableReservation."""
+LEAVE: Final = ""
+"""A correction that leaves a place among what is under way."""
+
+
+def orphan_of(raw: bytes, policy: Policy) -> tuple[bytes, list[tuple[str, int | str]]]:
+    """The event that resolves a reservation, and the corrections to its counters. Raises UnreadableReservation.
+
+    Its places are left whatever the policy: what a dead gateway had under way is over.
+    """
     try:
         held: dict[str, Any] = orjson.loads(raw)
         meters: dict[str, int] = held["meters"]
-        corrections = [(str(key), -int(quantity)) for key, quantity in held["hold"]]
+        corrections: list[tuple[str, int | str]] = [(str(key), -int(quantity)) for key, quantity in held["hold"]]
+        places: list[tuple[str, int | str]] = [(str(key), LEAVE) for key in held.get("places", ())]
         event: dict[str, Any] = {name: held[name] for name in _IDENTITY if name in held}
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise UnreadableReservation(f"{type(error).__name__}: {error}") from None
@@ -53,7 +61,7 @@ def orphan_of(raw: bytes, policy: Policy) -> tuple[bytes, list[tuple[str, int]]]
         "duration_us": 0,
         "upstream_us": 0,
     }
-    return orjson.dumps(event), [] if is_charged else corrections
+    return orjson.dumps(event), places if is_charged else corrections + places
 
 
 class Sweeper:

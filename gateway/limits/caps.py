@@ -1,18 +1,32 @@
-"""How many requests may be under way at once: of a customer, of a route, of a project. In this process, without I/O.
+"""How many requests this process has under way: of a customer, of a route, of a project. Without I/O.
+
+The limits of customers and routes hold over all gateways and are kept in Redis (places.lua). What this process counts by
+itself spares asking there where it alone has all that may be under way, and is what the policies without Redis go by: with
+`open` each process lets in so many, with `share` its part of them. The limit per project is the process's own, for its
+protection.
 
 A cap counts what is held of it. A request holds all caps that apply to it or none, and lets go of them when its exchange
 ends, however it ends. Counts outlive reloads of routes and tiers: they go by id, and are kept as long as somebody refers to
-them. With N worker processes up to N times as many can be under way.
+them.
 """
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakValueDictionary
 
 if TYPE_CHECKING:
     from gateway.exchange import Exchange
     from gateway.store.nouns import Customer, Route, Tier
+
+
+class Scope(Enum):
+    """What a cap is of."""
+
+    CUSTOMER = "customer"
+    ROUTE = "route"
+    PROJECT = "project"
 
 
 class Cap:
@@ -25,11 +39,11 @@ class Cap:
 
 
 class Hold(NamedTuple):
-    """What one request takes of a cap, which lets in `limit`; `is_customers`: it is the customer who asks too much."""
+    """What one request takes of a cap, which lets in `limit`."""
 
     cap: Cap
     limit: int
-    is_customers: bool = False
+    scope: Scope
 
 
 class Caps:
@@ -46,12 +60,13 @@ class Caps:
         if of_customer is of_route is self._per_project is None:
             return ()
         found = []
-        if customer is not None and of_customer is not None:
-            found.append(Hold(self._of(customer.id), of_customer, is_customers=True))
-        if of_route is not None:
-            found.append(Hold(self._of(route.id), of_route))
+        if not (route.spec.shadow or (tier is not None and tier.is_shadow)):  # which refuse nothing
+            if customer is not None and of_customer is not None:
+                found.append(Hold(self._of(customer.id), of_customer, Scope.CUSTOMER))
+            if of_route is not None:
+                found.append(Hold(self._of(route.id), of_route, Scope.ROUTE))
         if self._per_project is not None:
-            found.append(Hold(self._of(route.project_id), self._per_project))
+            found.append(Hold(self._of(route.project_id), self._per_project, Scope.PROJECT))
         return tuple(found)
 
     def _of(self, object_id: str) -> Cap:
@@ -70,3 +85,9 @@ def take(ex: Exchange, holds: tuple[Hold, ...]) -> Hold | None:
         hold.cap.used += 1
     ex.held = holds
     return None
+
+
+def is_within_share(ex: Exchange, processes: int) -> bool:
+    """True if this process has no more under way than its part of what may be, this request included."""
+    holds: tuple[Hold, ...] = ex.held or ()
+    return all(h.cap.used <= h.limit // processes for h in holds if h.scope is not Scope.PROJECT)

@@ -17,6 +17,10 @@ SPEND: Final = "spend"
 """What the spend cap is called among the limits."""
 UNKNOWN: Final = -2
 """The counters were lost and are being rebuilt; nothing was admitted, nothing refused."""
+FULL: Final = -3
+"""All places of what may be under way at once are taken. Never remembered: one may be free the next moment."""
+CONCURRENT: Final = "concurrent"
+"""What that limit is called among the limits."""
 
 _MAX_QUOTA_DENIAL_S: Final = 1.0
 """A quota refusal is remembered this long only, since a settlement may give held quota back."""
@@ -63,7 +67,7 @@ def would_have_refused(plan: Plan, reply: Sequence[int]) -> str | None:
     """The limit that a request admitted in shadow mode was beyond, if any; `reply` ends with the verdict without it."""
     index = reply[-1] - 1
     if index < 0:
-        return None
+        return CONCURRENT if reply[-1] == FULL else None
     if index < len(plan.windows):
         return plan.windows[index].name
     if index == len(plan.windows) + len(plan.quotas):

@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import hiredis
 
+from gateway.limits.caps import is_within_share
 from gateway.limits.decide import ADMITTED, UNKNOWN
-from gateway.limits.plan import ADMIT, SETTLE, bulk, script_sha
+from gateway.limits.plan import ADMIT, ADMIT_TO_PLACES, SETTLE, bulk, script_sha
 from gateway.limits.renewal import RENEW, Corrections, Part, Renewal, Share, part_record, renew_command
 from gateway.limits.share import Shares
 from gateway.limits.spooled import REPLAY, Unreadable, command, hold_record, settle_record
@@ -39,7 +40,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("gateway.limiter")
 
-SCRIPTS: Final = (ADMIT, SETTLE, REPLAY, RENEW)
+SCRIPTS: Final = (ADMIT, ADMIT_TO_PLACES, SETTLE, REPLAY, RENEW)
+ONLY_IF_HELD: Final = b"$2\r\n-1\r\n"
+"""Corrections of a settlement whose event counts only if the reservation was still held."""
 _SETTLE_CALL: Final = b"$7\r\nEVALSHA\r\n" + bulk(script_sha(SETTLE))
 _LINGER_S: Final = 0.002
 _BATCH: Final = 64
@@ -195,7 +198,9 @@ class Limiter:
 
     def take_share(self, ex: Exchange, plan: Plan) -> bool:
         """Take what a request needs from this process's share of its limits, or nothing."""
-        return self.processes > 0 and self._shares.take(plan, ex.at_ms, self.processes)
+        if not self.processes or not is_within_share(ex, self.processes):
+            return False
+        return self._shares.take(plan, ex.at_ms, self.processes)
 
     # -- settlement
 
@@ -205,35 +210,36 @@ class Limiter:
         event: bytes,
         *,
         is_charged: bool,
-        only_if_held: bool = False,
         actual: Sequence[int] | None = None,
+        corrections: bytes = b"$1\r\n0\r\n",
     ) -> None:
         """Put the usage event on the stream and the reservation to rest; uncharged gives the held quota back.
 
         `actual` are the quantities of the plan's last quotas, whose estimates were held: what differs is corrected.
         """
         plan = ex.plan
-        if is_charged and actual:
-            reserved = zip(plan.quotas[-len(actual) :], actual, strict=True)
-            differences = [(q.key, quantity - q.quantity) for q, quantity in reserved if quantity != q.quantity]
-            settlement = _corrected(plan, ex.id, event, differences)
-        elif is_charged or not plan.quotas:
-            corrections = b"$2\r\n-1\r\n" if only_if_held else b"$1\r\n0\r\n"
+        if is_charged and not actual and not plan.place_keys:
             arguments = b"$32\r\n%b\r\n$%d\r\n%b\r\n%b" % (ex.id, len(event), event, corrections)
             settlement = _Settlement(plan.settle_keys, 2, arguments, 3)
         else:
-            settlement = _corrected(plan, ex.id, event, [(q.key, -q.quantity) for q in plan.quotas])
+            differences = [(q.key, -q.quantity) for q in plan.quotas]
+            if is_charged:
+                reserved = zip(plan.quotas[-len(actual) :], actual, strict=True) if actual else ()
+                differences = [(q.key, quantity - q.quantity) for q, quantity in reserved if quantity != q.quantity]
+            settlement = _corrected(plan, ex.id, event, differences, plan.place_keys)
         if ex.is_local:
             self._unspooled.append(settlement)
             self._wake(_LINGER_S)
             return
         self._enqueue(settlement)
+        if plan.place_keys and self.redis.available:
+            self.flush()  # who asks for one thing after the other finds the place free
 
     # -- long requests, which are settled in parts
 
     def settle_part(self, part: Part, event: bytes, corrections: Corrections, *, is_spooled: bool) -> None:
         """Settle the last part. `is_spooled`: what it holds was told by way of the spool, so this follows there."""
-        settlement = _corrected(part.plan, part.id, event, corrections)
+        settlement = _corrected(part.plan, part.id, event, corrections, part.places)
         if is_spooled:
             self._unspooled.append(settlement)
             self._wake(_LINGER_S)
@@ -255,7 +261,8 @@ class Limiter:
             if reply[0] == UNKNOWN:
                 self.knows_counters = False  # until somebody has looked again
             else:
-                self._remember(_settle_command([_corrected(ending.plan, ending.id, event, corrections)]), 1)
+                settled = _corrected(ending.plan, ending.id, event, corrections, ending.places)
+                self._remember(_settle_command([settled]), 1)
             done(reply)
 
         command = renew_command(ending, event, corrections, following, shares)
@@ -279,7 +286,10 @@ class Limiter:
         A count with an idempotency key is not undone: whoever tries again is told that it was made, so it must stand.
         """
         event = ex.plan.late_event
-        self.settle(ex, event, is_charged=bool(event), only_if_held=bool(event))
+        if event:
+            self.settle(ex, event, is_charged=True, corrections=ONLY_IF_HELD)
+        else:
+            self.settle(ex, event, is_charged=False)
 
     def _wake(self, in_s: float) -> None:
         if self._timer is None:
@@ -513,11 +523,13 @@ def _admit_command(ex: Exchange, plan: Plan) -> bytes:
     return b"%b$32\r\n%b\r\n$%d\r\n%b\r\n%b" % (plan.admit_head, ex.id, len(hold), hold, plan.admit_tail)
 
 
-def _corrected(plan: Plan, event_id: bytes, event: bytes, corrections: Sequence[tuple[str, int]]) -> _Settlement:
-    """The settlement of a reservation that held something else than what is to count."""
-    count = len(corrections)
-    keys = plan.settle_keys + b"".join([bulk(key.encode()) for key, _ in corrections])
-    deltas = b"".join([bulk(b"%d" % delta) for _, delta in corrections])
+def _corrected(
+    plan: Plan, event_id: bytes, event: bytes, corrections: Corrections, places: Sequence[str]
+) -> _Settlement:
+    """The settlement of a reservation that held something else than what is to count, or a place among those under way."""
+    count = len(corrections) + len(places)
+    keys = plan.settle_keys + b"".join([bulk(key.encode()) for key in (*(key for key, _ in corrections), *places)])
+    deltas = b"".join([bulk(b"%d" % delta) for _, delta in corrections]) + bulk(b"") * len(places)
     return _Settlement(
         keys, 2 + count, b"%b%b%b%b" % (bulk(event_id), bulk(event), bulk(b"%d" % count), deltas), 3 + count
     )

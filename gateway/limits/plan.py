@@ -5,7 +5,8 @@ answer's headers; a request adds its id and its time. It is good until its quota
 (`generation`), and is remembered beside the key or customer it belongs to.
 
 Which limits: an address's requests/minute on a route without authentication, the tier's requests/minute (per customer), the
-key's own, the route's (over all customers), and the tier's quota of each meter that the route counts.
+key's own, the route's (over all customers), the tier's quota of each meter that the route counts, and how many requests of
+the customer (by tier) and of the route may be under way at once.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ BURST_MINUTES: Final = 5
 """What a burst uses beyond the rate is regained within so many minutes."""
 
 ADMIT: Final = resources.files("gateway.limits").joinpath("admit.lua").read_text()
+ADMIT_TO_PLACES: Final = (
+    resources.files("gateway.limits").joinpath("places.lua").read_text().replace("--admit.lua", ADMIT)
+)
+"""The admission where something limits how much is under way at once; for all others it costs nothing."""
 SETTLE: Final = resources.files("gateway.limits").joinpath("settle.lua").read_text()
 
 
@@ -40,6 +45,7 @@ def script_sha(script: str) -> bytes:
 
 
 ADMIT_SHA: Final = script_sha(ADMIT)
+ADMIT_TO_PLACES_SHA: Final = script_sha(ADMIT_TO_PLACES)
 
 
 class Window(NamedTuple):
@@ -58,6 +64,14 @@ class Quota(NamedTuple):
     limit: int | None
     quantity: int
     key: str
+
+
+class Place(NamedTuple):
+    """A limit on what is under way at once: a request takes a place, if one of so many is free, until it is settled."""
+
+    limit: int
+    key: str
+    is_customers: bool = False
 
 
 class Priced(NamedTuple):
@@ -105,6 +119,8 @@ class Plan:
         "mode",
         "period_end",
         "period_start",
+        "place_keys",
+        "places",
         "policy",
         "priced",
         "principal",
@@ -132,6 +148,8 @@ class Plan:
     mode: str
     period_start: int
     period_end: int
+    place_keys: tuple[str, ...]
+    places: tuple[Place, ...]
     policy: StoreFailure
     priced: tuple[Priced, ...]
     reservations: str
@@ -221,6 +239,8 @@ def make_plan(
         for meter, quantity in [*((m, q) for m, q in meters.items() if q), *estimates.items()]
     )
     plan.priced = _priced(plan, shard, f"{mode}:{owner}")
+    plan.places = _places(shard, project_id, customer, tier, route, shards)
+    plan.place_keys = tuple(place.key for place in plan.places)
     plan.limited = tuple(q for q in plan.quotas if q.limit is not None)
     who: dict[str, Any] = {"project": project_id, "mode": mode, "customer": customer.id if customer else None}
     if customer is not None and not customer.is_known:
@@ -228,7 +248,10 @@ def make_plan(
     who["key"] = principal.key_id if principal else None
     who["route"] = route.id if route else None
     plan.identity = orjson.dumps(who)[1:-1]
-    hold = {"gateway": gateway, "meters": meters | estimates, "hold": [[q.key, q.quantity] for q in plan.quotas]}
+    hold: dict[str, Any] = {"gateway": gateway, "meters": meters | estimates}
+    hold["hold"] = [[q.key, q.quantity] for q in plan.quotas]
+    if plan.places:
+        hold["places"] = plan.place_keys
     plan.held_by = plan.identity + b"," + orjson.dumps({"gateway": gateway})[1:-1]
     plan.hold = plan.identity + b"," + orjson.dumps(hold)[1:]
     plan.meters_json = _the_one(orjson.dumps(meters)[1:-1])
@@ -255,6 +278,20 @@ def _priced(plan: Plan, shard: int, owner: str) -> tuple[Priced, ...]:
     return tuple(
         Priced(o.included, f"{o.price:f}", names.quota(shard, owner, o.meter, plan.period_start)) for o in tier.overage
     )
+
+
+def _places(
+    shard: int, project_id: str, customer: Customer | None, tier: Tier | None, route: Route | None, shards: int
+) -> tuple[Place, ...]:
+    if route is None:
+        return ()  # what only counts is never under way
+    places = []
+    if customer is not None and tier is not None and tier.concurrent_requests is not None:
+        places.append(Place(tier.concurrent_requests, names.places(shard, customer.id), is_customers=True))
+    if route.spec.concurrent_requests is not None:
+        of_route = names.shard_of(project_id, None, shards)
+        places.append(Place(route.spec.concurrent_requests, names.places(of_route, route.id)))
+    return tuple(places)
 
 
 def _windows(
@@ -300,6 +337,7 @@ def _admit_command(plan: Plan, marker: str | None) -> tuple[bytes, bytes]:
         *([marker] if marker else []),
         *(p.key for p in plan.priced),
         names.epoch_beside(plan.reservations),
+        *plan.place_keys,
     ]
     tail: list[int] = [len(plan.windows), len(plan.quotas), (1 if marker else 0) + (2 if plan.is_shadow else 0)]
     for window in plan.windows:
@@ -311,10 +349,11 @@ def _admit_command(plan: Plan, marker: str | None) -> tuple[bytes, bytes]:
         prices = [str(len(plan.priced)), str(plan.tier.spend_cap_minor)]
         for priced in plan.priced:
             prices += (str(priced.included), priced.price)
-    head = b"*%d\r\n" % (3 + len(keys) + 2 + len(tail) + len(prices))
-    packed = encode(("EVALSHA", ADMIT_SHA, str(len(keys)), *keys))
+    ends = [*(str(place.limit) for place in plan.places), str(len(plan.places))] if plan.places else []
+    head = b"*%d\r\n" % (3 + len(keys) + 2 + len(tail) + len(prices) + len(ends))
+    packed = encode(("EVALSHA", ADMIT_TO_PLACES_SHA if plan.places else ADMIT_SHA, str(len(keys)), *keys))
     head += packed[packed.index(b"\r\n") + 2 :]
-    return head, _the_one(b"".join([*(bulk(b"%d" % v) for v in tail), *(bulk(p.encode()) for p in prices)]))
+    return head, _the_one(b"".join([*(bulk(b"%d" % v) for v in tail), *(bulk(p.encode()) for p in prices + ends)]))
 
 
 def _header_format(plan: Plan) -> bytes:

@@ -2,7 +2,8 @@
 --
 -- KEYS  1 reservations (hash) | 2 usage stream | each quota counter to correct | each quota counter to hold from |
 --       last the shard's epoch
--- ARGV  1 id of the part that ends | 2 its event | 3 number of corrections | deltas |
+-- ARGV  1 id of the part that ends | 2 its event | 3 number of corrections | deltas ('': the key is a set of places, and
+--       the next part takes the one that the ending part had) |
 --       id of the next part | its reservation (JSON) up to what it holds | the rest of it, as a format of the quantities,
 --       twice | number of quotas | per quota: limit (-1 = none), least, most, end of period (Unix s)
 -- Reply {verdict, per quota: quantity held}; verdict 0, or the number of the quota of which not even `least` was left,
@@ -15,8 +16,10 @@ if redis.call('EXISTS', KEYS[#KEYS]) == 0 then return {-2} end
 local corrections = tonumber(ARGV[3])
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 1 then
     for i = 1, corrections do
-        local used = tonumber(redis.call('GET', KEYS[2 + i]))
-        if used and used < 4e18 then redis.call('INCRBY', KEYS[2 + i], ARGV[3 + i]) end
+        if ARGV[3 + i] ~= '' then
+            local used = tonumber(redis.call('GET', KEYS[2 + i]))
+            if used and used < 4e18 then redis.call('INCRBY', KEYS[2 + i], ARGV[3 + i]) end
+        end
     end
 end
 redis.call('XADD', KEYS[2], '*', 'e', ARGV[2])
@@ -50,6 +53,12 @@ for i = 1, quotas do
     local quantity = string.format('%d', granted[i])
     if redis.call('INCRBY', KEYS[k + i], quantity) == granted[i] then
         redis.call('EXPIREAT', KEYS[k + i], string.format('%d', ARGV[a + 4 + 4 * i] + 604800))
+    end
+end
+for i = 1, corrections do
+    if ARGV[3 + i] == '' then
+        redis.call('SREM', KEYS[2 + i], ARGV[1])
+        redis.call('SADD', KEYS[2 + i], ARGV[a + 1])
     end
 end
 local twice = {}

@@ -40,15 +40,21 @@ class Share(NamedTuple):
 
 
 class Part(NamedTuple):
-    """One part of a long request: the plan it is under, its id and when it began (Unix ms)."""
+    """One part of a long request: the plan it is under, its id, when it began (Unix ms), and where it has a place.
+
+    Its places are those the request was admitted to, whatever plan it is under by now.
+    """
 
     plan: Plan
     id: bytes
     at_ms: int
+    places: tuple[str, ...] = ()
 
     def hold(self) -> bytes:
         """The beginning of its reservation, up to what it holds."""
-        beginning = {"id": self.id.decode(), "at": self.at_ms, "is_part": True}  # which fills no window
+        beginning: dict[str, Any] = {"id": self.id.decode(), "at": self.at_ms, "is_part": True}  # which fills no window
+        if self.places:
+            beginning["places"] = self.places
         return orjson.dumps(beginning)[:-1] + b"," + self.plan.held_by + b","
 
 
@@ -61,9 +67,10 @@ def renew_command(
 ) -> bytes:
     """The call that settles one part, with its event and corrections, and reserves these shares for the next."""
     plan = ending.plan
-    keys = [plan.reservations, plan.stream, *(key for key, _ in corrections), *(share.quota.key for share in shares)]
-    keys.append(names.epoch_beside(plan.reservations))
-    arguments: list[bytes | str | int] = [ending.id, event, len(corrections), *(delta for _, delta in corrections)]
+    keys = [plan.reservations, plan.stream, *(key for key, _ in corrections), *ending.places]
+    keys += [*(share.quota.key for share in shares), names.epoch_beside(plan.reservations)]
+    arguments: list[bytes | str | int] = [ending.id, event, len(corrections) + len(ending.places)]
+    arguments += [*(delta for _, delta in corrections), *(b"" for _ in ending.places)]
     arguments += [following.id, following.hold(), _held_format([share.quota for share in shares]), len(shares)]
     for share in shares:
         limit = share.quota.limit
@@ -82,6 +89,7 @@ def part_record(part: Part, quotas: Sequence[Quota], held: Sequence[int]) -> byt
             "reservations": part.plan.reservations,
             "windows": [],
             "quotas": [[q.key, quantity, part.plan.period_end] for q, quantity in zip(quotas, held, strict=True)],
+            "places": part.places,
         }
     )
 

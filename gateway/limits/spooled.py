@@ -49,6 +49,7 @@ def hold_record(plan: Plan, event_id: bytes, at_ms: int, hold: bytes) -> bytes:
             "reservations": plan.reservations,
             "windows": [[window.key, window.length_ms] for window in plan.windows],
             "quotas": [[quota.key, quota.quantity, plan.period_end] for quota in plan.quotas],
+            "places": plan.place_keys,
         }
     )
 
@@ -78,9 +79,10 @@ def _told(payload: bytes) -> tuple[Sequence[str], Sequence[str]]:
         record: dict[str, Any] = orjson.loads(payload)
         if record["kind"] == "settle":
             return list(record["keys"]), ["s", *record["args"]]
-        windows, quotas = record["windows"], record["quotas"]
-        keys = [record["reservations"], *(key for key, _ in windows), *(key for key, _, _ in quotas)]
-        arguments = ["h", record["id"], record["hold"], str(record["at"]), str(len(windows)), str(len(quotas))]
+        windows, quotas, places = record["windows"], record["quotas"], record.get("places", ())
+        keys = [record["reservations"], *(key for key, _ in windows), *(key for key, _, _ in quotas), *places]
+        arguments = ["h", record["id"], record["hold"], str(record["at"])]
+        arguments += [str(len(windows)), str(len(quotas)), str(len(places))]
         arguments += [str(length_ms) for _, length_ms in windows]
         for _, quantity, period_end in quotas:
             arguments += (str(quantity), str(period_end))

@@ -19,6 +19,7 @@ from ledger import names
 from ledger.corrections import correct
 from ledger.heal import Healer
 from ledger.specs import StoreFailure
+from tests.gateway.test_caps import Held
 from tests.gateway.test_parts import ASKED, ECHO, Echo
 from tests.gateway.test_websocket import HANDSHAKE
 from tests.gateway.wire import answering, ask, ok, read_answer, read_request, request
@@ -387,3 +388,44 @@ async def test_on_a_new_connection_nothing_is_believed_before_it_was_asked(
     it.inside.reporter.look()
     await until(lambda: limiter.knows_counters)
     assert await it.statuses(1) == [200]
+
+
+async def test_places_that_redis_loses_are_taken_again(scene: MakeScene) -> None:
+    up = Held()
+    it = await scene(up, concurrent=2)
+    async with await connect(*it.inside.address) as first, await connect(*it.inside.address) as second:
+        for client in (first, second):
+            await client.send(request("/api/x", it.keys["ada"]))
+        await until(lambda: len(up.waiting) == 2)
+        await it.redis.flushall()
+        assert await it.statuses(1, "bob") == [503]
+        await it.healed()
+        assert sum((await it.books.places()).values()) == 2
+        await up.answer()
+        assert (await read_answer(first)).status == 200
+        await first.send(request("/api/x", it.keys["ada"]))
+        await until(lambda: len(up.waiting) == 2)
+        assert await it.statuses(1) == [429]
+        await up.answer()
+        await up.answer()
+        await it.inside.settled()
+        assert await it.books.places() == {}
+
+
+async def test_the_place_of_a_long_websocket_is_taken_again(scene: MakeScene) -> None:
+    it = await scene(Echo(), concurrent=1, quotas={"messages_in": 100})
+    async with await connect(*it.inside.address) as client:
+        await client.send(request("/api/ws", it.keys["ada"], *HANDSHAKE))
+        assert (await read_answer(client)).status == 101
+        [exchange] = [c.exchange for c in it.inside.door.connections if c.exchange is not None]
+        assert exchange.parts.cut()
+        await until(lambda: exchange.parts._before is None)
+        await it.redis.flushall()
+        assert await it.statuses(1, "bob") == [503]
+        await it.healed()
+        assert list((await it.books.places()).values()) == [1]
+        assert exchange.parts.cut()
+        await until(lambda: exchange.parts._before is None)
+        assert list((await it.books.places()).values()) == [1]
+    await it.inside.settled()
+    assert await it.books.places() == {}

@@ -59,8 +59,10 @@ class InProcessGateway:
         redis_url: str,
         *,
         encryption_keys: str | None = ENCRYPTION_KEY,
+        name: str = "gateway-under-test",
         **gateway_settings: Any,
     ) -> None:
+        self.name = name
         self._folder = tempfile.TemporaryDirectory(prefix="tg-spool-")
         spool = {"spool_dir": Path(self._folder.name) / "spool"}
         self._settings = Settings(
@@ -74,15 +76,15 @@ class InProcessGateway:
         self.is_reporter_asleep = False
 
     async def __aenter__(self) -> InProcessGateway:
-        self.door = build_door(self._settings, "gateway-under-test")
+        self.door = build_door(self._settings, self.name)
         self.gateway = self.door.gateway
         self.gateway.limiter.redis.start()
         self.gateway.snapshot.start()
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: ClientConnection(self.door), "127.0.0.1", 0)
         self.address: tuple[str, int] = self._server.sockets[0].getsockname()
-        self._census = Census(self.gateway.limiter, "gateway-under-test")
-        self.reporter = Reporter(self.gateway.limiter, "gateway-under-test", SHARDS, self.door.in_flight)
+        self._census = Census(self.gateway.limiter, self.name)
+        self.reporter = Reporter(self.gateway.limiter, self.name, SHARDS, self.door.in_flight)
         self._beat = asyncio.create_task(self._tick(), name="beat")
         return self
 
@@ -228,7 +230,7 @@ class Catalogue:
 
 
 class Books:
-    """What is in Redis: usage events, open reservations, quota counters."""
+    """What is in Redis: usage events, open reservations, quota counters, places."""
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
         self._redis = client
@@ -249,6 +251,13 @@ class Books:
             for shard in range(SHARDS)
             for value in (await self._redis.hgetall(names.reservations(shard))).values()
         ]
+
+    async def places(self) -> dict[str, int]:
+        """How many places are taken, by whose they are."""
+        return {
+            key.decode().split(":")[-1]: await self._redis.scard(key)
+            async for key in self._redis.scan_iter("tg:*:places:*")
+        }
 
     async def quotas(self) -> dict[str, int]:
         """Used and held, by meter, over all owners and periods."""
