@@ -42,6 +42,7 @@ from sandbox.scheduler import Bounds, Scheduler
 from sandbox.store.database import Database
 from sandbox.store.endpoints import Endpoints
 from sandbox.store.runs import Runs
+from sandbox.survey import Survey, survey
 
 DRAIN_S: Final = 10.0
 
@@ -157,7 +158,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         Api(runner, runs, ceilings).add_to(app)
         Functions(runner, Endpoints(database), ceilings).add_to(app)
         app.router.add_get("/health", _health)
-        app.router.add_get("/ready", _readiness(choice, database))
+        app.router.add_get("/ready", _readiness(choice, database, await survey(ours)))
         if ours.socket is not None:
             url = await _listen_unix(closing, app, str(ours.socket))
         else:
@@ -197,7 +198,7 @@ def _backend_state(choice: Choice) -> str:
     return choice.backend.state() if choice.backend is not None else "none"
 
 
-def _readiness(choice: Choice, database: Database) -> Callable[[web.Request], Awaitable[web.Response]]:
+def _readiness(choice: Choice, database: Database, machine: Survey) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def ready(_: web.Request) -> web.Response:
         backend, postgres = _backend_state(choice), await database.state()
         is_ready = backend == "up" and postgres == "up"
@@ -207,6 +208,7 @@ def _readiness(choice: Choice, database: Database) -> Callable[[web.Request], Aw
             "backend": choice.backend.name if choice.backend is not None else None,
             "languages": sorted(choice.backend.languages()) if choice.backend is not None else [],
             "backends": dict(choice.reasons),
+            "machine": machine.as_json(),
         }
         return web.json_response(body, status=200 if is_ready else 503)
 

@@ -30,6 +30,9 @@ def doctor(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TOLLGATE_POSTGRES_URL", postgres_url)
     monkeypatch.setenv("TOLLGATE_REDIS_URL", redis_url)
+    monkeypatch.setattr(
+        "tollgate.doctor.runner.candidates", lambda settings: {}
+    )  # tests/test_doctor_runner.py has them
 
     def run(**variables: str) -> tuple[int, dict[str, dict[str, Any]]]:
         for name, value in variables.items():

@@ -21,7 +21,7 @@ COMMANDS: Final = (
     ("worker", "run the process that keeps the books"),
     ("sandbox", "run the plane that runs submitted code"),
     ("migrate", "bring the database to this release's schema"),
-    ("doctor", "check PostgreSQL, Redis, the spool, clocks and settings"),
+    ("doctor", "check PostgreSQL, Redis, the spool, clocks, settings and the code runner"),
     ("config", "print the effective settings and where each came from"),
     ("apply", "declare projects, tiers, customers, upstreams and routes from a file"),
     ("export", "print what is declared, in the form apply reads"),

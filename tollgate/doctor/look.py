@@ -1,4 +1,4 @@
-"""Collects the facts that `findings` judges: one look at PostgreSQL, Redis, the spool folder and the clocks.
+"""Collects the facts that `findings` judges: one look at PostgreSQL, Redis, the spool, clocks and the code runner.
 
 Every look has a deadline of a few seconds. What is away is itself a finding; looking changes nothing anywhere.
 """
@@ -25,6 +25,7 @@ from ledger.periods import months_after
 from ledger.stream import connect as connect_redis
 from ledger.vault import CannotOpen, VaultError, vault_of
 from tollgate.doctor import findings as judge
+from tollgate.doctor import runner
 from tollgate.doctor.findings import Finding, fail
 
 _SQL: Final = sql.load("tollgate.doctor", "look.sql")
@@ -52,6 +53,7 @@ async def look(settings: Settings) -> list[Finding]:
     if redis is not None:
         found += await _redis(settings, redis.get_secret_value())
     found += _spool(settings)
+    found += await runner.look(settings.sandbox)
     return found
 
 

@@ -24,6 +24,7 @@ from sandbox.seccomp import docker_profile
 
 LABEL: Final = "dev.tollgate.sandbox"
 _TIMEOUT_S: Final = 30
+_LOOK_S: Final = 5
 _ERRORS: Final = (DockerException, requests.RequestException, OSError)
 _SMALL: Final = "16m"
 
@@ -36,6 +37,48 @@ class Container:
     stream: socket.socket
 
 
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """An Engine that answers. `has_image` is whether it has the image that runs would be made of."""
+
+    address: str
+    version: str
+    cgroup_driver: str
+    runtimes: tuple[str, ...]
+    runc: str | None
+    has_seccomp: bool
+    has_image: bool
+
+
+def facts(url: str | None, image: str) -> EngineFacts | None:
+    """What Engine there is, without using it; None where none answers. Blocks for some seconds at most."""
+    address = _address(url)
+    if not _listens(address):
+        return None
+    try:
+        api: Any = docker.APIClient(base_url=address, timeout=_LOOK_S)
+        try:
+            info, version = api.info(), api.version()
+            try:
+                api.inspect_image(image)
+                has_image = True
+            except ImageNotFound:
+                has_image = False
+        finally:
+            api.close()
+    except _ERRORS:
+        return None
+    return EngineFacts(
+        address,
+        str(version.get("Version", "")),
+        str(info.get("CgroupDriver", "")),
+        tuple(sorted(info.get("Runtimes", {}))),
+        _runc(version) or None,
+        "name=seccomp" in " ".join(info.get("SecurityOptions", [])),
+        has_image,
+    )
+
+
 class Engine:
     """One Engine, by its socket's URL (None: the environment's, else the usual place)."""
 
@@ -44,7 +87,7 @@ class Engine:
         self._runtime = runtime
         self._instance = instance
         self._profile = json.dumps(docker_profile(platform.machine()))
-        address = url or os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+        address = _address(url)
         if not _listens(address):
             raise Unavailable(f"no Docker Engine answers at {address}: install and start one")
         try:
@@ -73,7 +116,7 @@ class Engine:
             raise Unavailable(f"the Engine has no runtime {self._runtime}")
         if "name=seccomp" not in " ".join(info.get("SecurityOptions", [])):
             raise Unavailable("the Engine has no seccomp support")
-        runc = next((c["Version"] for c in version.get("Components", []) if c["Name"] == "runc"), "")
+        runc = _runc(version)
         numbers = tuple(map(int, re.findall(r"\d+", runc)[:3]))
         if numbers and numbers < (1, 2, 8):
             return [
@@ -165,6 +208,14 @@ class Engine:
 
     def close(self) -> None:
         self._api.close()
+
+
+def _address(url: str | None) -> str:
+    return url or os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+
+
+def _runc(version: dict[str, Any]) -> str:
+    return next((c["Version"] for c in version.get("Components", []) if c["Name"] == "runc"), "")
 
 
 def _listens(address: str) -> bool:
