@@ -2,11 +2,11 @@
 
 Started by the broker, as root, with an empty environment: `python zygote.py FD`. It enters a mount namespace that holds
 what jails see and nothing of the machine, then waits on FD for messages `{uid, guest, workspace_bytes, small_bytes, masked}`
-with a guest's three descriptors and a fourth, and answers each with `{pid}`. The clone does nothing until it reads a byte
-from the fourth: by then it is in its cgroup, and so is all that it ever starts. Its parent is the broker (CLONE_PARENT);
-it is PID 1 of its own pid namespace, and before it becomes a guest it gives up everything: root, capabilities also from the
-bounding set, new privileges, system calls outside the filter. No user namespace is involved, so it works where those are
-forbidden.
+with a guest's three descriptors and those of the files by which it joins its cgroup, and answers each with `{pid}`. The
+clone joins before all else, and ends where it cannot: so all that it ever starts is held. Its parent is the broker
+(CLONE_PARENT); it is PID 1 of its own pid namespace, and before it becomes a guest it gives up everything: root,
+capabilities also from the bounding set, new privileges, system calls outside the filter. No user namespace is involved, so
+it works where those are forbidden.
 
 No exec: guests share this interpreter's memory layout and hash seed with each other. What a run does stays in its own copy.
 """
@@ -89,7 +89,7 @@ class Zygote:
         """Answer messages; returns the message in a clone, never in the zygote itself."""
         while True:
             numbers = array.array("i")
-            data, ancillary, _, _ = self.control.recvmsg(65_536, socket.CMSG_LEN(4 * numbers.itemsize))
+            data, ancillary, _, _ = self.control.recvmsg(65_536, socket.CMSG_LEN(16 * numbers.itemsize))
             if not data:
                 os._exit(0)
             for _, _, payload in ancillary:
@@ -106,9 +106,9 @@ class Zygote:
     def become(self, message, descriptors):
         """In the clone: a jail of its own around itself, and nothing left to give up. Raises OSError."""
         self.control.close()
-        if os.read(descriptors.pop(), 1) != b"g":  # it could not be put into its cgroup
-            os._exit(127)
-        for target, descriptor in enumerate(descriptors):
+        for descriptor in descriptors[3:]:
+            os.write(descriptor, b"0")
+        for target, descriptor in enumerate(descriptors[:3]):
             os.dup2(descriptor, target)
         os.closerange(3, 1024)
         os.setsid()

@@ -40,7 +40,7 @@ from typing import Any, Final
 
 from sandbox.backends.jail import bwrap
 from sandbox.backends.jail.cgroups import Cgroups, Group, Unusable, instance_of, is_alive, layout
-from sandbox.backends.jail.zygote import GO, Gone, Zygote
+from sandbox.backends.jail.zygote import Gone, Zygote
 from sandbox.seccomp import program
 
 MESSAGE_BYTES: Final = 65_536
@@ -170,17 +170,13 @@ class Broker:
         self._selector.register(slot.pidfd, selectors.EVENT_READ, slot)
 
     def _cloned(self, language: str, uid: int | None, descriptors: list[int], group: Group) -> int | None:
-        """A guest from the zygote, in its cgroup before it can be given a job; None without one. Raises OSError."""
+        """A guest from the zygote, which joins its cgroup before it does anything; None without one. Raises OSError."""
         if self._zygote is None or uid is None:
             return None
-        waiting, go = os.pipe()
+        entries: list[int] = []
         try:
-            pid = self._zygote.spawn(language, uid, [*descriptors, waiting])
-            for entry in group.entries():
-                with open(entry, "w") as file:
-                    file.write(str(pid))
-            os.write(go, GO)  # only now: what it had started before would not be held by the group
-            return pid
+            entries.extend(os.open(entry, os.O_WRONLY | os.O_CLOEXEC) for entry in group.entries())
+            return self._zygote.spawn(language, uid, [*descriptors, *entries])
         except Gone as error:
             sys.stderr.write(f"the zygote of the jails is gone ({error}); bubblewrap makes them from here on\n")
             self._zygote.close()
@@ -188,8 +184,8 @@ class Broker:
             # Not this guest, though: a clone that we know nothing of may be reading from its descriptors.
             raise OSError(errno.ECHILD, "the zygote died while it made this jail") from None
         finally:
-            os.close(waiting)
-            os.close(go)
+            for descriptor in entries:
+                os.close(descriptor)
 
     def _become(self, command: list[str], entries: list[str], uid: int | None, descriptors: list[int]) -> None:
         """In the child: enter the cgroup, become nobody in particular, turn into bwrap. Never returns."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 INSIDE_UID: Final = 1000
@@ -70,9 +71,8 @@ def command(jail: Jail, language: str, seccomp_fd: int, layer: str | None, egres
     for target, link in links:
         args += ["--symlink", target, link]
     args += ["--proc", "/proc"]
-    for name in MASKED:
-        if os.path.exists(f"/proc/{name}"):
-            args += ["--ro-bind", f"{jail.state}/empty", f"/proc/{name}"]
+    for name in masked():
+        args += ["--ro-bind", f"{jail.state}/empty", f"/proc/{name}"]
     args += ["--size", str(SMALL_BYTES), "--tmpfs", "/dev"]
     for name in DEVICES:
         args += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
@@ -95,6 +95,13 @@ def command(jail: Jail, language: str, seccomp_fd: int, layer: str | None, egres
     return args + guest(language, jail.python, jail.node, program="guest.pyc")
 
 
+@cache
+def masked() -> list[str]:
+    """Files of /proc that tell about the machine, of those that this kernel has."""
+    return [name for name in MASKED if os.path.exists(f"/proc/{name}")]
+
+
+@cache
 def system(jail: Jail) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """What every jail sees of files: (source, place) of read-only directories, and (target, place) of links."""
     binds = [(path, path) for path in [*_USR, *jail.prefixes] if os.path.isdir(path)]

@@ -1,6 +1,6 @@
 """A cgroup for every run: what it may use, what it used, and a way to kill all of it at once.
 
-Works on cgroup v2, on v1, and on hybrids, where v1 holds the controllers and the v2 tree, without any, still kills. Our
+Works on cgroup v2, on v1, and on hybrids, where v1 holds the controllers and the v2 tree, without any, can still kill. Our
 groups live below our own one, `…/tollgate-sandbox-<pid>-<start>/<run>`, so that whatever limits this machine or container
 set for us go on holding. Figures of a run are exact to its last child: the kernel adds them up, nothing inside reports them.
 
@@ -83,20 +83,21 @@ def _below(where: str, root: str, path: str) -> Path:
 
 
 class Group:
-    """One run's group. Files are opened anew each time; nothing here waits."""
+    """One run's group. Files are opened anew each time, by names that are plain strings: pathlib would cost as much CPU as
+    the kernel's part. Nothing here waits."""
 
     def __init__(self, name: str, parent: Layout) -> None:
         self.name = name
         self._is_v2 = parent.is_v2
-        self._v1 = {controller: directory / name for controller, directory in parent.v1.items()}
-        self._v2 = parent.v2 / name if parent.v2 is not None else None
+        self._v1 = {controller: f"{directory}/{name}" for controller, directory in parent.v1.items()}
+        self._v2 = f"{parent.v2}/{name}" if parent.v2 is not None else None
         self._directories = list(dict.fromkeys([*self._v1.values(), *([self._v2] if self._v2 else [])]))
         self._base_us = 0
 
     def make(self, pids: int, cpus: float) -> None:
         """Make the directories and set what is the same for all runs. Raises OSError."""
         for directory in self._directories:
-            directory.mkdir()
+            os.mkdir(directory)
         if self._is_v2:
             self._set("memory", "memory.swap.max", "0", optional=True)
             self._set("memory", "memory.oom.group", "0", optional=True)
@@ -108,8 +109,14 @@ class Group:
             self._set("cpu", "cpu.cfs_quota_us", str(int(cpus * _PERIOD_US)))
 
     def entries(self) -> list[str]:
-        """The files a process writes "0" to in order to join."""
-        return [f"{directory}/cgroup.procs" for directory in self._directories]
+        """The files a process of one thread writes "0" to in order to join.
+
+        On v1 `tasks` and not `cgroup.procs`: moving one's only thread takes no lock, moving a process waits for a grace
+        period of the kernel, 15 ms on an idle machine.
+        """
+        return [
+            f"{directory}/{'cgroup.procs' if directory == self._v2 else 'tasks'}" for directory in self._directories
+        ]
 
     def begin(self, memory_bytes: int) -> None:
         """Limit the memory, and count from here on: what the warm guest used so far is not the run's.
@@ -128,7 +135,7 @@ class Group:
                 raise ProcessLookupError(errno.ESRCH, f"the guest is not in its {controller} group")
         self._base_us = self._cpu_us()
 
-    def _holders(self) -> Mapping[str, Path]:
+    def _holders(self) -> Mapping[str, str]:
         """The directories that limit and count."""
         return {"control": self._v2} if self._is_v2 and self._v2 is not None else self._v1
 
@@ -156,7 +163,7 @@ class Group:
         """SIGKILL to every process inside; they may take a moment to die."""
         if self._v2 is not None:
             try:
-                (self._v2 / "cgroup.kill").write_text("1")
+                _write(f"{self._v2}/cgroup.kill", "1")
             except OSError:  # before Linux 5.14
                 pass
         for pid in self.pids():
@@ -173,44 +180,65 @@ class Group:
         """Remove the directories; False while something in there is still alive."""
         for directory in self._directories:
             try:
-                directory.rmdir()
+                os.rmdir(directory)
             except FileNotFoundError:
                 pass
             except OSError:
                 return False
         return True
 
-    def _path(self, controller: str, name: str) -> Path:
-        directory = self._v2 if self._is_v2 else self._v1[controller]
-        assert directory is not None
-        return directory / name
+    def _path(self, controller: str, name: str) -> str:
+        return f"{self._v2 if self._is_v2 else self._v1[controller]}/{name}"
 
     def _set(self, controller: str, name: str, value: str, *, optional: bool = False) -> None:
         try:
-            self._path(controller, name).write_text(value)
+            _write(self._path(controller, name), value)
         except OSError:
             if not optional:
                 raise
 
     def _get(self, controller: str, name: str, *, optional: bool = False) -> str:
         try:
-            return self._path(controller, name).read_text()
+            return _read(self._path(controller, name))
         except OSError:
             if not optional:
                 raise
             return ""
 
 
-def _processes(group: Path) -> list[int]:
+def _processes(group: str) -> list[int]:
     """The processes in a group and in those below it; a container is one level down."""
     found: list[int] = []
-    for directory, _, _ in os.walk(group):
+    try:
+        is_leaf = os.stat(group).st_nlink == 2  # a directory has a link from each one below it
+    except OSError:
+        return found
+    for directory in [group] if is_leaf else [directory for directory, _, _ in os.walk(group)]:
         try:
-            text = Path(directory, "cgroup.procs").read_text()
+            text = _read(f"{directory}/cgroup.procs")
         except OSError:
             continue
         found += [int(line) for line in text.split() if line != "0"]
     return found
+
+
+def _read(path: str) -> str:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        pieces = []
+        while piece := os.read(descriptor, 65_536):
+            pieces.append(piece)
+        return b"".join(pieces).decode()
+    finally:
+        os.close(descriptor)
+
+
+def _write(path: str, value: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
+        os.write(descriptor, value.encode())
+    finally:
+        os.close(descriptor)
 
 
 def _table(text: str) -> dict[str, int]:
@@ -226,8 +254,14 @@ class Cgroups:
 
     @classmethod
     def open(cls, own: Layout, instance: str) -> Cgroups:
-        """Make our parent group, after removing what dead brokers left. Raises Unusable."""
+        """Make our parent group, after removing what dead brokers left. Raises Unusable.
+
+        On a hybrid the v2 tree is left alone: a jail dies with its PID 1, which is in every one of its v1 groups, and
+        joining a v2 group costs each jail a grace period of the kernel.
+        """
         sweep(own)
+        if not own.is_v2:
+            own = Layout(own.v1, None, is_v2=False)
         try:
             if own.is_v2:
                 assert own.v2 is not None

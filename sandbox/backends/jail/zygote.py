@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import array
 import json
-import os
 import socket
 import subprocess
 from collections.abc import Sequence
@@ -13,7 +12,6 @@ from typing import Any, Final
 from sandbox.backends.jail import bwrap
 
 _ANSWER_S: Final = 20.0
-GO: Final = b"g"
 _IMPORTS: Final = (
     *("site", "re", "json", "collections", "datetime", "decimal", "random", "math", "itertools", "functools", "string"),
     *(
@@ -74,14 +72,14 @@ class Zygote:
     def spawn(self, language: str, uid: int, descriptors: Sequence[int]) -> int:
         """The pid of a new guest, which is a child of this process. Raises Gone.
 
-        `descriptors` are its standard ones and the reading end of a pipe: it waits for `GO` there, and ends if none comes.
+        `descriptors` are its standard ones and files that it writes "0" to, to join its cgroup before all else.
         """
         message = {
             "uid": uid,
             "guest": bwrap.guest_arguments(language, self._jail.node),
             "workspace_bytes": self._jail.workspace_bytes,
             "small_bytes": bwrap.SMALL_BYTES,
-            "masked": [name for name in bwrap.MASKED if os.path.exists(f"/proc/{name}")],
+            "masked": bwrap.masked(),
         }
         self._send(message, descriptors)
         pid = self._answer().get("pid")
