@@ -95,6 +95,8 @@ class Counter(Protocol):
 
     messages: int
 
+    @property
+    def is_between_frames(self) -> bool: ...
     def feed(self, data: bytes) -> None: ...
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gateway.exchange import Exchange
     from gateway.metering.metering import Metering
 
+POLICY_VIOLATION: Final = 1008
 _AGAIN_S: Final = 0.25
 _NO_LIMIT: Final = 2**62
 _COUNTED_IN: Final = frozenset(("messages_in", "messages"))
@@ -40,6 +41,7 @@ class WebSocketGate:
 
     __slots__ = (
         "_both",
+        "_code",
         "_ex",
         "_in",
         "_is_closing",
@@ -62,7 +64,7 @@ class WebSocketGate:
         self._both = self._suspended = 0
         self._in = _Direction(self)
         self._out = _Direction(self)
-        self._reason = b""
+        self._reason, self._code = b"", POLICY_VIOLATION
         self._is_closing = False
         self._is_ended = False
         self._timer: asyncio.TimerHandle | None = None
@@ -145,19 +147,19 @@ class WebSocketGate:
                 ex.upstream.pause_reading()
             self._want()
 
-    def close(self, reason: str) -> None:
-        """Close both sides with 1008, the client's once the frame that it is getting is whole."""
+    def close(self, reason: str, code: int = POLICY_VIOLATION) -> None:
+        """Close both sides, the client's once the frame that it is getting is whole."""
         self._is_closing = True
-        self._reason = reason.encode()
+        self._reason, self._code = reason.encode(), code
         self._close_if_between_frames()
 
     def _close_if_between_frames(self) -> None:
         ex = self._ex
         if not self._out.messages.is_between_frames:
             return
-        ex.client.write_body(close_frame(1008, self._reason))
+        ex.client.write_body(close_frame(self._code, self._reason))
         if ex.upstream is not None and self._in.messages.is_between_frames:
-            ex.upstream.write_body(close_frame(1008, self._reason, mask=os.urandom(4)))
+            ex.upstream.write_body(close_frame(self._code, self._reason, mask=os.urandom(4)))
         ex.throw(LimitReached())
 
     def _want(self) -> None:

@@ -5,8 +5,8 @@ until its reply is there belongs to the next part, which is settled in any case;
 follow from the request's id and the part's number. What only the end of an answer tells (tokens) counts in the last part,
 fixed quantities in the first. A part belongs to the quota period it began in.
 
-With each part a caller whose key, tier or customer has changed is looked at again: the next part is under what holds now,
-and a request whose key was revoked is broken off.
+The next part is under what holds then for its caller, who is looked at again when something has changed
+(gateway.standing).
 
 Failure: while Redis is away, or its counters are lost, nothing is cut and the part goes on.
 """
@@ -14,20 +14,18 @@ Failure: while Redis is away, or its counters are lost, nothing is cut and the p
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
-from gateway.callers import is_as_it_was, look_again, plan_at
+from gateway.callers import plan_at
 from gateway.exchange import LimitReached
-from gateway.gate import WebSocketGate
+from gateway.gate import POLICY_VIOLATION, WebSocketGate
 from gateway.limits.decide import UNKNOWN
 from gateway.limits.renewal import Part, Share
 from gateway.metering.count import NO_FLOW, Flow, flow_as_json, flow_of
 from gateway.metering.event import part_event_of
 from gateway.metering.metering import as_json, measured, so_far
-from gateway.store.snapshot import Unavailable
 from ledger.events import Outcome
 from ledger.ids import part_id
 
@@ -37,8 +35,6 @@ if TYPE_CHECKING:
     from gateway.limits.plan import Plan, Quota
     from gateway.memory import Caller
     from gateway.metering.reader import AnswerReader
-
-_log = logging.getLogger("gateway.parts")
 
 _AGAIN_S: Final = 0.25
 _MESSAGES: Final = frozenset(("messages_in", "messages_out", "messages"))
@@ -58,22 +54,22 @@ class Parts:
 
     __slots__ = (
         "_before",
-        "_caller",
         "_ex",
         "_final",
         "_gw",
         "_is_spooled",
-        "_looking",
         "_now",
         "_shares",
         "_timer",
+        "caller",
         "gate",
     )
 
     def __init__(self, gw: Gateway, ex: Exchange, caller: Caller) -> None:
         self._gw = gw
         self._ex = ex
-        self._caller = caller
+        self.caller = caller
+        """Who makes the request, as of now."""
         plan = caller.plan
         self._now = _State(
             Part(plan, ex.id, ex.at_ms, plan.place_keys), 0, NO_FLOW, [quota.quantity for quota in _quotas(plan)]
@@ -84,7 +80,6 @@ class Parts:
         self._shares: list[Share] = []
         self._final: tuple[Outcome, Flow] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._looking: asyncio.Task[None] | None = None
         self.gate: WebSocketGate | None = None
         if ex.tunnel is not None and ex.status == 101 and plan.metering.settle_every_messages is not None:
             self.gate = WebSocketGate(ex, self, plan.metering)
@@ -110,13 +105,12 @@ class Parts:
         limiter = self._gw.limiter
         if self._ex.is_over or not limiter.is_current:
             return False
-        self._look_again()
         ending, number = self._now, self._now.number + 1
         flow = flow_of(self._ex, time.monotonic_ns())
         quantities = so_far(ending.part.plan.metering, flow.since(ending.began))
         event = self._event(ending, flow, quantities, Outcome.INTERIM, {})
         now_ns = time.time_ns()
-        plan, at_ms = plan_at(self._gw, self._caller, now_ns / 1e9), now_ns // 1_000_000
+        plan, at_ms = plan_at(self._gw, self.caller, now_ns / 1e9), now_ns // 1_000_000
         following = Part(plan, part_id(self._ex.id, number, at_ms), at_ms, ending.part.places)
         self._before, self._now = ending, _State(following, number, flow, ())
         self._shares = [_share(plan, at, wanted) for at in range(len(plan.metering.measured))]
@@ -139,8 +133,6 @@ class Parts:
     def finish(self, outcome: Outcome, now_ns: int) -> bool:
         """Settle the last part, now or as soon as it is known what it holds. False if there was only one part."""
         self._stop_timer()
-        if self._looking is not None:
-            self._looking.cancel()
         if not self.is_divided:
             return False
         self._final = outcome, flow_of(self._ex, now_ns)
@@ -173,7 +165,8 @@ class Parts:
         if self._final is not None:
             self._settle()
         elif verdict > 0:
-            self._break_off(f"quota used up: {self._shares[verdict - 1].quota.meter}")
+            self._gw.metrics.counts["cut_off_total"] += 1
+            self.break_off(f"quota used up: {self._shares[verdict - 1].quota.meter}")
         else:
             self._wind_up(self._now.part.plan.metering.settle_every_s if is_known else _AGAIN_S)
             if self.gate is not None:
@@ -193,41 +186,17 @@ class Parts:
         notes = {"part_of": ex.id.decode(), "part": state.number} | notes
         return part_event_of(ex, part.plan.identity, meters, outcome, (part.id, part.at_ms, passed.duration_ms), notes)
 
-    def _break_off(self, reason: str) -> None:
-        self._gw.metrics.counts["cut_off_total"] += 1
+    def break_off(self, reason: str, code: int = POLICY_VIOLATION) -> None:
+        """End the request, whatever is still to come of it; a WebSocket with a close code (RFC 6455 §7.4)."""
         if self.gate is not None:
-            self.gate.close(reason)
+            self.gate.close(reason, code)
         else:
             self._ex.throw(LimitReached())
-
-    # -- what has changed about the caller
-
-    def _look_again(self) -> None:
-        """See to it that further parts are those of a caller who may go on, and under the limits of today."""
-        if self._looking is None and not is_as_it_was(self._gw, self._caller):
-            self._looking = asyncio.create_task(self._look(), name="look again at the caller of a long request")
-
-    async def _look(self) -> None:
-        try:
-            caller = await look_again(self._gw, self._ex, self._caller)
-        except Unavailable:
-            return  # with the next part
-        except Exception:  # noqa: BLE001 - the request must not end by it
-            _log.exception("cannot look again at a caller", extra={"request_id": self._ex.id.decode()})
-            return
-        finally:
-            self._looking = None
-        if self._ex.is_over:
-            return
-        if caller is None:
-            self._break_off("the key is not valid any more")
-        else:
-            self._caller = caller
 
     # -- time
 
     def _wind_up(self, in_s: float | None) -> None:
-        if in_s is not None and self._timer is None and self._caller.plan.metering.settle_every_s is not None:
+        if in_s is not None and self._timer is None and self.caller.plan.metering.settle_every_s is not None:
             self._timer = asyncio.get_running_loop().call_later(in_s, self._tick)
 
     def _tick(self) -> None:

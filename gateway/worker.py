@@ -46,6 +46,7 @@ from gateway.proxy.sender import Trust
 from gateway.relay import admin_route
 from gateway.slots import BACKLOG
 from gateway.spool.disk import Spool
+from gateway.standing import Standing
 from gateway.store.redis import RedisPipe, encode
 from gateway.store.snapshot import Snapshot
 from gateway.tls import Certificate, certificate_of
@@ -142,7 +143,8 @@ class Worker:
             ssl=certificate.context if certificate else None,
             ssl_handshake_timeout=gateway_settings.head_timeout_ms / 1000 if certificate else None,
         )
-        beat = asyncio.create_task(self._beat(door, reporter, name, certificate), name="gateway-beat")
+        standing = Standing(gateway, door.connections)
+        beat = asyncio.create_task(self._beat(door, reporter, standing, name, certificate), name="gateway-beat")
         beat.add_done_callback(self._beat_ended)
         # What is loaded by now stays: the collector need not walk it again, nor run every 700 allocations. Requests make
         # no cycles, so nothing waits for it.
@@ -171,6 +173,7 @@ class Worker:
         if limiter.spool is not None and limiter.spool.entries:
             _log.warning("stopped with %d records in the spool, for the next process", limiter.spool.entries)
         beat.cancel()
+        await standing.close()
         redis.send(encode(("ZREM", names.GATEWAYS, name)), _Backlog(limiter, 1, 0))
         await asyncio.sleep(0)
         self._say(_snapshot_of(door, redis))
@@ -200,7 +203,9 @@ class Worker:
             reporter.look()
             await asyncio.sleep(0.01)
 
-    async def _beat(self, door: Door, reporter: Reporter, name: str, certificate: Certificate | None) -> None:
+    async def _beat(
+        self, door: Door, reporter: Reporter, standing: Standing, name: str, certificate: Certificate | None
+    ) -> None:
         """What happens on the clock: deadlines, idle connections, backlog, sign of life, figures for the parent."""
         gateway = door.gateway
         redis = gateway.limiter.redis
@@ -212,6 +217,7 @@ class Worker:
             await asyncio.sleep(TICK)
             gateway.clock.tick()
             gateway.pools.check(gateway.snapshot.table.by_id)
+            standing.look()
             beats += 1
             if beats % 2 == 0:
                 now = gateway.clock.now - TICK  # deadlines were set by a clock up to a tick old: never fire early

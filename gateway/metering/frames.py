@@ -23,6 +23,11 @@ class MessageCounter:
         self._skip = 0
         self.messages = 0
 
+    @property
+    def is_between_frames(self) -> bool:
+        """True where a frame has ended and none has begun."""
+        return not self._partial and not self._skip
+
     def feed(self, data: bytes) -> None:
         """Look at the next bytes of the stream."""
         if self._partial:

@@ -25,6 +25,7 @@ from config.settings import GatewaySettings, Settings
 from gateway.limits.census import Census
 from gateway.limits.report import Reporter
 from gateway.listener import ClientConnection, Door
+from gateway.standing import Standing
 from gateway.worker import build_door
 from ledger import ids, keys, names
 from ledger.specs import RouteSpec, UpstreamSpec
@@ -85,6 +86,7 @@ class InProcessGateway:
         self.address: tuple[str, int] = self._server.sockets[0].getsockname()
         self._census = Census(self.gateway.limiter, self.name)
         self.reporter = Reporter(self.gateway.limiter, self.name, SHARDS, self.door.in_flight)
+        self.standing = Standing(self.gateway, self.door.connections)
         self._beat = asyncio.create_task(self._tick(), name="beat")
         return self
 
@@ -93,6 +95,7 @@ class InProcessGateway:
         for connection in tuple(self.door.connections):
             connection.abort()
         gateway = self.gateway
+        await self.standing.close()
         await gateway.limiter.drain(1.0)
         gateway.pools.close()
         await gateway.tokens.close()
@@ -118,6 +121,7 @@ class InProcessGateway:
                 connection.sweep(self.gateway.clock.now)
             self.gateway.pools.sweep()
             self.gateway.pools.check(self.gateway.snapshot.table.by_id)
+            self.standing.look()
 
     async def ready(self) -> None:
         """Wait until it has Redis, believes its counters, and has the snapshot."""
