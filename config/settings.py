@@ -175,7 +175,7 @@ class WorkerSettings(_Section):
 
     host: str = Field(default="127.0.0.1", description="address of /health and /metrics")
     metrics_port: Port = Field(default=8092, description="port of /health and /metrics")
-    batch_size: int = Field(default=1_000, ge=1, le=50_000, description="most events in one ledger transaction")
+    batch_size: int = Field(default=2_000, ge=1, le=50_000, description="most events in one ledger transaction")
     reclaim_after_ms: Milliseconds = Field(
         default=10_000, description="pending entries of a silent consumer are taken over after"
     )

@@ -19,7 +19,7 @@ WHERE e.quantity IS DISTINCT FROM r.quantity;
 -- name: unsettled
 -- Slots of the month whose entries are still on their way, or may need the events.
 SELECT count(*) FROM billing_slots s
-WHERE s.starts_at >= $1 AND s.starts_at < $2 AND (s.counted > s.sealed OR EXISTS (
+WHERE s.starts_at >= $1 AND s.starts_at < $2 AND ((s.is_pending AND s.counted > s.sealed) OR EXISTS (
     SELECT FROM billing_entries e WHERE e.project_id = s.project_id AND e.mode = s.mode AND e.customer_id = s.customer_id
         AND e.meter = s.meter AND e.starts_at = s.starts_at AND e.state = 'due'));
 

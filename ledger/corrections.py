@@ -21,6 +21,7 @@ import orjson
 from ledger import receipt, sql
 from ledger.events import MAX_QUANTITY
 from ledger.ids import uuid7
+from ledger.ingest import INSERT_EVENTS
 
 VOIDED: Final = "voided"
 ADJUSTED: Final = "adjusted"
@@ -113,5 +114,5 @@ async def correct(
     await connection.execute(_SQL["lock_billing"])
     await connection.execute(_INGEST["staging"])
     await connection.copy_records_to_table("usage_staging", records=[row], columns=_COLUMNS)
-    await connection.fetchval(_INGEST["insert_events"])
+    await connection.fetchval(INSERT_EVENTS)
     return Correction(correction_id, kind, added, {m: current[m] + added.get(m, 0) for m in current})

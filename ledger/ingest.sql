@@ -15,6 +15,15 @@ SET jit = off;
 BEGIN;
 SELECT pg_advisory_xact_lock_shared(7240318803);
 
+-- name: finish
+-- In one message: rows that others wait for are locked no longer than it takes the server.
+EXECUTE {store};
+EXECUTE touch_keys;
+COMMIT;
+
+-- name: inserted
+SELECT current_setting('tollgate.inserted')::bigint;
+
 -- name: staging
 CREATE TEMP TABLE IF NOT EXISTS usage_staging (
     id           uuid NOT NULL,
@@ -59,7 +68,8 @@ ORDER BY project_id, mode, coalesce(customer_id, ''), idem, at_ms, id
 ON CONFLICT DO NOTHING;
 
 -- name: insert_events
--- The facts, and the rollups and billing slots of exactly those facts that are new. Returns how many were.
+-- The facts, and the rollups and billing slots of exactly those facts that are new. Returns how many were, and keeps it.
+-- Without {on_conflict} it is a tenth cheaper, and fails where any of them is there already.
 WITH fresh AS (
     INSERT INTO usage_events (
         project_id, at, id, mode, customer_id, key_id, route_id, method, status, outcome, meters, duration_us, upstream_us,
@@ -76,7 +86,7 @@ WITH fresh AS (
         WHERE c.project_id = s.project_id AND c.mode = s.mode AND c.owner = coalesce(s.customer_id, '') AND c.idem = s.idem
     )
     ORDER BY s.project_id, s.at_ms, s.id
-    ON CONFLICT DO NOTHING
+    {on_conflict}
     RETURNING project_id, mode, at, customer_id, key_id, route_id, meters, duration_us, corrects
 ),
 sums AS MATERIALIZED (
@@ -156,7 +166,7 @@ slots AS (
     SET counted = billing_slots.counted + excluded.counted,
         pending_since = CASE WHEN billing_slots.counted = billing_slots.sealed THEN now() ELSE billing_slots.pending_since END
 )
-SELECT count(*) FROM fresh;
+SELECT set_config('tollgate.inserted', count(*)::text, false)::bigint FROM fresh;
 
 -- name: touch_keys
 -- At most once a minute per key; a key that someone is changing right now is left for next time.

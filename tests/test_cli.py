@@ -58,7 +58,7 @@ def test_config_prints_every_setting_its_value_and_its_origin(
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines()}
     assert rows["gateway.port"] == ["9000", "TOLLGATE_GATEWAY_PORT"]
     assert rows["admin.port"] == ["9001", "tollgate.toml:2"]
-    assert rows["worker.batch_size"] == ["1000", "default"]
+    assert rows["worker.batch_size"] == ["2000", "default"]
     assert rows["postgres_url"] == ["postgresql://tollgate:***@db/tollgate", "TOLLGATE_POSTGRES_URL"]
     assert "hunter2" not in out
 

@@ -1,6 +1,6 @@
 """The worker plane: the process that keeps the books. Composition root; runs until SIGTERM or SIGINT.
 
-It drains the usage streams into the ledger in two lanes (one reads and decodes while Postgres works for the other),
+It drains the usage streams into the ledger in three lanes (one reads and decodes while Postgres works for the others),
 keeps partitions ready, trims, sends mail, webhooks and alerts, and serves /health, /ready and /metrics. It may be started
 before its servers and before the schema is there: it waits, and /ready says for what. A second one shares the work.
 
@@ -53,7 +53,7 @@ from tollgate.archiving import keep_archiving
 from tollgate.billing import keep_billing
 from tollgate.lines import Lines
 
-LANES: Final = 2
+LANES: Final = 3
 HOUSEKEEPING_S: Final = 3600.0
 BACKLOG_S: Final = 2.0
 HEAL_S: Final = 0.5

@@ -54,7 +54,7 @@ SELECT
     (SELECT coalesce(jsonb_object_agg(state, jsonb_build_object('entries', n, 'units', units)), '{}')
         FROM (SELECT state, count(*) AS n, sum(value) AS units FROM billing_entries
               WHERE project_id = $1 AND mode = $2 GROUP BY state) e)::text AS entries,
-    count(*) FILTER (WHERE counted <> sealed) AS pending_slots,
+    count(*) FILTER (WHERE s.is_pending) AS pending_slots,
     coalesce(sum(counted - sealed), 0) AS pending_units,
     count(DISTINCT s.customer_id) FILTER (WHERE c.customer_id IS NULL) AS unlinked
 FROM billing_slots s

@@ -61,7 +61,7 @@ SELECT
     (SELECT count(*) FROM billing_entries WHERE state = 'due') AS due,
     (SELECT count(*) FROM billing_entries WHERE state = 'dead') AS dead,
     (SELECT min(starts_at) FROM billing_entries WHERE state = 'due') AS oldest,
-    (SELECT count(*) FROM billing_slots WHERE counted <> sealed) AS pending;
+    (SELECT count(*) FROM billing_slots WHERE is_pending) AS pending;
 
 -- name: accounts
 SELECT DISTINCT mode, account FROM stripe_accounts WHERE mode = ANY($1);

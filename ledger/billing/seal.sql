@@ -10,7 +10,7 @@ FROM billing_slots s
 JOIN billed_meters b ON b.project_id = s.project_id AND b.mode = s.mode AND b.meter = s.meter
 LEFT JOIN stripe_accounts a ON a.project_id = s.project_id AND a.mode = s.mode
 LEFT JOIN stripe_customers c ON c.project_id = s.project_id AND c.mode = s.mode AND c.customer_id = s.customer_id
-WHERE s.counted > s.sealed AND s.ends_at <= $1::timestamptz - $3::interval AND s.pending_since <= $1::timestamptz - $3::interval
+WHERE s.is_pending AND s.counted > s.sealed AND s.ends_at <= $1::timestamptz - $3::interval AND s.pending_since <= $1::timestamptz - $3::interval
     AND ((c.stripe_customer_id IS NOT NULL AND a.project_id IS NOT NULL) OR s.starts_at < $4)
 ORDER BY s.project_id, s.mode, s.customer_id, s.meter, s.starts_at
 LIMIT $2
@@ -22,7 +22,7 @@ SELECT s.project_id, s.mode, s.customer_id, s.meter, s.starts_at, s.period, s.co
 FROM billing_slots s
 JOIN (SELECT DISTINCT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[]))
     AS w (project_id, mode, customer_id, meter, period) USING (project_id, mode, customer_id, meter, period)
-WHERE s.counted < s.sealed
+WHERE s.is_pending AND s.counted < s.sealed
 ORDER BY 1, 2, 3, 4, 5
 FOR UPDATE OF s SKIP LOCKED;
 

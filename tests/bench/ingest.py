@@ -1,13 +1,15 @@
-"""How quickly usage events get into PostgreSQL, three ways in one run: `make bench-ingest`, ARGS="--seconds 10".
+"""How quickly usage events get into PostgreSQL, three ways in one run: make bench-ingest ARGS="--rows 2000000".
 
     insert       one INSERT per event, each its own transaction
     executemany  asyncpg's executemany, 1,000 events a transaction
-    tollgate     the worker's Writer, two lanes, batches of 1,000: events, hourly and daily rollups, billing slots of one
-                 billed meter, duplicates ignored
+    tollgate     the worker's Writer, its three lanes, batches of its default size: events, hourly and daily rollups, billing
+                 slots of one billed meter, duplicates ignored
 
 The first two store events alone: no rollup, no billing, no dead letters. The server is a PostgreSQL of its own on disk,
 with synchronous_commit on. CPU is that of this process and of the server's processes, per event. Events are made before
-the clock starts; they are of 50 customers, three meters each. The result is in .tollgate/bench/ingest.json.
+the clock starts (tests/bench/events.py). With `--rows` the ledger is then filled with so many, and `tollgate` measured
+again: `tollgate_at_rows`, with the ratio of the second rate to the first. At last events are offered at half of the
+lowest rate of `tollgate` and their lag is measured (tests/bench/lag.py). The result is in .tollgate/bench/ingest.json.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ import asyncio
 import itertools
 import json
 import os
-import random
 import shutil
 import sys
 import tempfile
@@ -31,18 +32,22 @@ from typing import Any, Final
 import asyncpg
 from prometheus_client import CollectorRegistry
 
+from config.settings import WorkerSettings
 from ledger.ingest import Writer, judge
 from ledger.metrics import IngestMetrics
 from ledger.migrate import migrate
 from ledger.partitions import ensure_partitions
 from ledger.stream import Entry
 from tests.bench.cpu import cpu_s, tree
-from tests.ledger.facts import entry, fact
+from tests.bench.events import PER_MS, facts
+from tests.bench.lag import lag
+from tests.bench.rows import seed
+from tests.ledger.facts import entry
 from tollgate.dev.embedded import start_postgres
+from tollgate.worker import LANES
 
 BATCH: Final = 1_000
-CUSTOMERS: Final = 50
-LANES: Final = 2
+OUR_BATCH: Final = WorkerSettings().batch_size
 _REAPED_S: Final = 0.5
 """After a connection is closed: its backend ends, and the postmaster takes over its CPU time."""
 _RESULT: Final = Path(__file__).parents[2] / ".tollgate" / "bench" / "ingest.json"
@@ -54,23 +59,10 @@ ON CONFLICT DO NOTHING
 """
 
 
-def batches(seed: int, most: int) -> list[list[Entry]]:
-    """Stream entries as gateways make them, of the past hour."""
-    choose = random.Random(seed)
-    now_ms = int(time.time() * 1000)
-    return [
-        [
-            entry(
-                fact(
-                    now_ms - choose.randrange(1_000_000),
-                    customer=f"cus_{choose.randrange(CUSTOMERS)}",
-                    meters={"requests": 1, "bytes_in": 120, "bytes_out": 1024},
-                )
-            )
-            for _ in range(BATCH)
-        ]
-        for _ in range(most)
-    ]
+def batches(number: int, most: int, size: int = BATCH) -> list[list[Entry]]:
+    """Stream entries as gateways make them, up to now."""
+    made = facts(number, most * size, int(time.time() * 1000) - most * size // PER_MS)
+    return [[entry(one) for one in itertools.islice(made, size)] for _ in range(most)]
 
 
 def server_cpu_s(postmaster: int) -> float:
@@ -133,19 +125,23 @@ async def ours(url: str, work: Iterator[list[Entry]], until: float) -> int:
 
 
 Method = Callable[[str, Iterator[list[Entry]], float], Awaitable[int]]
-METHODS: Final[dict[str, tuple[Method, int]]] = {
-    "insert": (one_by_one, 4_000),
-    "executemany": (many, 20_000),
-    "tollgate": (ours, 70_000),
+METHODS: Final[dict[str, tuple[Method, int, int]]] = {
+    "insert": (one_by_one, 8_000, BATCH),
+    "executemany": (many, 60_000, BATCH),
+    "tollgate": (ours, 100_000, OUR_BATCH),
 }
-"""Each with the events a second it may reach: so many are made ready."""
+"""Each with the events a second it may reach, so many are made ready; and how many at once."""
+_BOOKS: Final = """
+SELECT (SELECT count(*) FROM usage_events) AS stored,
+    (SELECT coalesce(sum(events), 0) FROM usage_daily WHERE meter = 'requests') AS rolled,
+    (SELECT coalesce(sum(counted), 0) FROM billing_slots) AS counted
+"""
 
 
-async def measure(url: str, server_pid: int, name: str, seconds: float, seed: int) -> dict[str, float]:
+async def measure(url: str, server_pid: int, name: str, seconds: float, number: int) -> dict[str, float]:
     """Events a second, and CPU µs per event of client and server, of one method."""
-    method, reach = METHODS[name]
-    ready = batches(seed, max(4, int(reach * seconds) // BATCH))
-    supply = itertools.chain(ready)
+    method, reach, size = METHODS[name]
+    supply = iter(batches(number, max(4, int(reach * seconds) // size), size))
     client_s, server_s = time.process_time(), server_cpu_s(server_pid)
     began = time.monotonic()
     done = await method(url, supply, began + seconds)
@@ -160,8 +156,14 @@ async def measure(url: str, server_pid: int, name: str, seconds: float, seed: in
     }
 
 
-async def run(url: str, server_pid: int, seconds: float) -> dict[str, dict[str, float]]:
-    """All three, on one database, the slowest first."""
+def show(name: str, figures: dict[str, float]) -> None:
+    print(f"{name:18}" + "".join(f"{value:>12,} {unit}" for unit, value in figures.items()), flush=True)
+
+
+async def run(
+    url: str, server_pid: int, seconds: float, rows: int = 0, lag_in: Path | None = None
+) -> dict[str, dict[str, Any]]:
+    """All three, on one database, the slowest first; ours again among `rows` events; the lag, with its files in `lag_in`."""
     connection = await asyncpg.connect(url)
     await migrate(connection)
     await ensure_partitions(connection, datetime.now(UTC))
@@ -169,28 +171,52 @@ async def run(url: str, server_pid: int, seconds: float) -> dict[str, dict[str, 
         "INSERT INTO billed_meters (project_id, mode, meter, event_name, since)"
         " VALUES ('prj_acme', 'live', 'requests', 'requests', now() - interval '1 day')"
     )
-    results = {}
-    for seed, name in enumerate(METHODS):
-        results[name] = await measure(url, server_pid, name, seconds, seed)
-        print(f"{name:12}" + "".join(f"{value:>14,} {unit}" for unit, value in results[name].items()), flush=True)
-    stored = await connection.fetchval("SELECT count(*) FROM usage_events")
-    rolled = await connection.fetchval("SELECT sum(events) FROM usage_daily WHERE meter = 'requests'")
-    counted = await connection.fetchval("SELECT sum(counted) FROM billing_slots")
-    if not rolled == counted <= stored:
-        sys.exit(f"the books differ: {stored} events, {rolled} rolled up, {counted} to bill")
+    results: dict[str, dict[str, Any]] = {}
+    for number, name in enumerate(METHODS):
+        before = await connection.fetchrow(_BOOKS)
+        await connection.execute("CHECKPOINT")
+        results[name] = await measure(url, server_pid, name, seconds, number)
+        show(name, results[name])
+        if name == "tollgate":
+            await _check(connection, before)
+    slowest = results["tollgate"]["events_per_s"]
+    if rows:
+        began = time.monotonic()
+        await seed(connection, rows)
+        print(f"{rows:,} rows in {time.monotonic() - began:.0f} s", flush=True)
+        before = await connection.fetchrow(_BOOKS)
+        await connection.execute("CHECKPOINT")
+        again = await measure(url, server_pid, "tollgate", seconds, len(METHODS))
+        results["tollgate_at_rows"] = again | {"rows": rows, "ratio": round(again["events_per_s"] / slowest, 3)}
+        show("tollgate_at_rows", results["tollgate_at_rows"])
+        await _check(connection, before)
+        slowest = min(slowest, again["events_per_s"])
     await connection.close()
+    if lag_in is not None:
+        results["tollgate"]["lag"] = await lag(url, lag_in, slowest / 2, seconds)
+        show("lag", results["tollgate"]["lag"])
     return results
+
+
+async def _check(connection: asyncpg.Connection, before: Any) -> None:
+    """What ours stored since is rolled up, and to be billed."""
+    after = await connection.fetchrow(_BOOKS)
+    stored, rolled, counted = (after[name] - before[name] for name in ("stored", "rolled", "counted"))
+    if not stored == rolled == counted:
+        sys.exit(f"the books differ: {stored} events, {rolled} rolled up, {counted} to bill")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=5.0, help="for each method (default: 5)")
+    parser.add_argument("--rows", type=int, default=0, help="measure again among so many events (default: not)")
+    parser.add_argument("--no-lag", action="store_true", help="do not measure the lag")
     args = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="tollgate-bench-ingest-"))
-    server = start_postgres(directory, durable=True, remove=True)
+    server = start_postgres(directory / "postgres", durable=True, remove=True)
     try:
         pid = int((next(directory.rglob("postmaster.pid"))).read_text().split()[0])
-        results = asyncio.run(run(server.url, pid, args.seconds))
+        results = asyncio.run(run(server.url, pid, args.seconds, args.rows, None if args.no_lag else directory))
     finally:
         server.stop()
         shutil.rmtree(directory, ignore_errors=True)

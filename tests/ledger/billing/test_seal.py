@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ledger.billing.billed import NotBilled, bill_meter, connect_stripe, link_customer, stop_billing
 from ledger.billing.proof import flaws
 from ledger.billing.seal import GRACE, MAX_VALUE, Entry, Pending, Slot, identifier_of, plan, seal
-from ledger.ingest import Writer
+from ledger.ingest import _SESSION, Writer, insert_rows, judge
 from ledger.partitions import ensure_partitions
 from ledger.periods import period_of
 from tests.ledger.facts import DAY_MS, HOUR_MS, NOW, NOW_MS, PROJECT, entry, examples, fact, ms
@@ -303,3 +303,20 @@ async def test_the_proof_finds_what_is_wrong(billed: asyncpg.Connection, writer:
         assert check in {flaw.check for flaw in await flaws(billed, *EVER)}
         await change.rollback()
     assert await flaws(billed, *EVER) == []
+
+
+async def test_a_slot_that_is_added_to_all_hour_is_changed_in_place(billed: asyncpg.Connection) -> None:
+    """Else every batch would add to each index of the table, and ingest become slower as the hour goes on."""
+    async with billed.transaction():
+        for statement in _SESSION:
+            await billed.execute(statement)
+        for n in range(20):
+            await insert_rows(billed, judge([entry(fact(NOW_MS - n))], NOW_MS).rows)
+            await billed.execute("TRUNCATE usage_staging")
+        for table in ("billing_slots", "usage_hourly", "usage_daily"):
+            updated, in_place = await billed.fetchrow(
+                "SELECT pg_stat_get_xact_tuples_updated(oid), pg_stat_get_xact_tuples_hot_updated(oid)"
+                " FROM pg_class WHERE relname = $1",
+                table,
+            )
+            assert in_place == updated >= 19, table
