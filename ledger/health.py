@@ -12,16 +12,23 @@ from ledger.spec_types import Spec, matching
 _TARGET = re.compile(r"/[\x21\x22\x24-\x7e]{0,1023}")  # printable ASCII without space and '#'
 
 Status = Annotated[int, Field(ge=200, le=599)]
+StatusClass = Literal["4xx", "5xx"]
 
 
 class PassiveHealthSpec(Spec):
-    """By what comes of requests: a target that fails so often in a row gets none for a while, then one to try it with.
+    """By what comes of requests: a target that fails too often gets none for a while, then one to try it with.
 
     It fails where it cannot be connected to, breaks off, is silent for too long, or answers with one of `statuses`.
     """
 
     failures: int = Field(default=5, ge=1, le=10_000)
-    statuses: Annotated[tuple[Status, ...], Field(max_length=64)] = (502, 503, 504)
+    """So often in a row is too often,"""
+    failure_percent: int | None = Field(default=None, ge=1, le=100)
+    """and so, if this is given, is that share of the requests of a `window_ms` in which there were `min_requests`."""
+    window_ms: int = Field(default=10_000, ge=1_000, le=600_000)
+    min_requests: int = Field(default=20, ge=2, le=1_000_000)
+    statuses: Annotated[tuple[Status | StatusClass, ...], Field(max_length=64)] = (502, 503, 504)
+    """Answers by which a server says that it is not well; `5xx` stands for all of them."""
     eject_ms: int = Field(default=10_000, ge=100, le=3_600_000)
     """How long it gets none; twice as long each further time."""
     max_eject_ms: int = Field(default=300_000, ge=100, le=86_400_000)
@@ -33,6 +40,16 @@ class PassiveHealthSpec(Spec):
         if self.max_eject_ms < self.eject_ms:
             raise ValueError("max_eject_ms is shorter than eject_ms")
         return self
+
+    @property
+    def failing_statuses(self) -> frozenset[int]:
+        """All statuses that are failures."""
+        found: set[int] = set()
+        for status in self.statuses:
+            found |= (
+                {status} if isinstance(status, int) else set(range(int(status[0]) * 100, int(status[0]) * 100 + 100))
+            )
+        return frozenset(found)
 
 
 class ActiveHealthSpec(Spec):

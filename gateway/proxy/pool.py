@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 
 from gateway.proxy.balance import Balancer, CarefulBalancer
 from gateway.proxy.checks import Checks
-from gateway.proxy.health import Health, State, Tally
+from gateway.proxy.health import Health, State, Tally, health_of
 from gateway.proxy.upstream import UpstreamBroken, UpstreamConnection
 from ledger import problems
 from ledger.health import PassiveHealthSpec
@@ -225,7 +225,7 @@ class Pools:
         pool = self._pools.get((url, spec))
         if pool is None:
             passive, active = _passive_of(spec), spec.active_health
-            health = None if passive is None and active is None else Health(url, passive, active, self.tally)
+            health = health_of(url, passive, active, self.tally)
             self._pools[url, spec] = pool = Pool(url, spec, self._clock, health)
         return pool
 

@@ -211,7 +211,7 @@ class UpstreamConnection(asyncio.Protocol):
         if framing == TUNNEL or (framing == UNTIL_CLOSE and exc is None):
             self.served += 1
             if self._health is not None and self._response is not None:
-                self._health.completed(self._response.status)
+                self._health.completed(self._response.status, self._clock.now)
             ex.upstream = None
             ex.resume(END)
             return
@@ -350,7 +350,7 @@ class UpstreamConnection(asyncio.Protocol):
             return  # the client went away while it was given the last piece
         response = self._response
         if self._health is not None and response is not None:
-            self._health.completed(response.status)
+            self._health.completed(response.status, self._clock.now)
         self._ex = self._response = None
         ex.upstream = None  # from here on this connection may serve somebody else
         self.served += 1

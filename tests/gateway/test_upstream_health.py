@@ -88,6 +88,28 @@ async def test_without_retries_only_the_first_few_suffer(stage: MakeStage) -> No
     assert statuses == {502: 5, 200: 35}
 
 
+async def test_a_target_that_fails_every_other_time_is_passed_over(stage: MakeStage) -> None:
+    turns = iter(range(1_000))
+
+    async def every_other(peer: Peer) -> None:
+        try:
+            while True:
+                await read_request(peer)
+                is_good = next(turns) % 2 == 0
+                await peer.send(ok(b"good") if is_good else ok(b"bad", status=b"500 Oops"))
+        except (EOFError, TimeoutError, ConnectionError):
+            pass
+
+    async with Upstream(every_other) as flaky, Upstream(HELLO) as good:
+        health = {"failure_percent": 40, "min_requests": 10, "statuses": ["5xx"]}
+        origins = [(flaky.host, flaky.port), (good.host, good.port)]
+        s = await stage(HELLO, route={"origins": origins, "upstream_passive_health": health})
+        client = await s.client()
+        statuses = Counter([(await ask(client, request(key=s.key))).status for _ in range(60)])
+        assert statuses == {500: 5, 200: 55}
+        assert s.inside.gateway.pools.states() == {"api": [1, 1, 0]}
+
+
 async def test_silence_and_broken_answers_are_failures(stage: MakeStage) -> None:
     up = Moody()
     s = await stage(up, route={"upstream_passive_health": {"failures": 2}, "read_timeout_ms": 60, "retries": 0})

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from gateway.proxy.budget import Budget
-from gateway.proxy.health import Health, State, Tally
+from gateway.proxy.health import Health, State, Tally, health_of
 from ledger.health import ActiveHealthSpec, PassiveHealthSpec, RetryBudgetSpec
 
 
@@ -34,7 +34,7 @@ def test_failures_in_a_row_eject_it() -> None:
 def test_an_answer_in_between_begins_anew() -> None:
     health = failing(passive(), times=2)
     health.answered(200, 100)
-    health.completed(200)
+    health.completed(200, 100)
     assert failing(health, times=2).admits(100)
 
 
@@ -46,6 +46,98 @@ def test_an_answer_that_breaks_off_does_not() -> None:
     assert not health.admits(100)
 
 
+def rated(**fields: Any) -> Health:
+    spec = PassiveHealthSpec.model_validate(
+        {"failures": 1000, "failure_percent": 50, "window_ms": 10_000, "min_requests": 10, "eject_ms": 5_000, **fields}
+    )
+    health = health_of("http://up", spec, None, Tally())
+    assert health is not None
+    return health
+
+
+def outcome(health: Health, at: float, *, is_good: bool) -> None:
+    if is_good:
+        health.answered(200, at)
+        health.completed(200, at)
+    else:
+        health.answered(503, at)
+        health.completed(503, at)
+
+
+def test_a_share_of_failures_ejects_it() -> None:
+    health = rated()
+    for turn in range(9):
+        outcome(health, 100 + turn / 10, is_good=turn % 2 == 0)
+    assert health.admits(101)  # too few to judge by
+    outcome(health, 101, is_good=False)
+    assert (health.state, health.shut_until) == (State.EJECTED, 106)
+
+
+def test_less_than_that_share_does_not() -> None:
+    health = rated(failures=3)
+    for turn in range(3_000):
+        outcome(health, 100 + turn / 10, is_good=turn % 5 > 1)
+    assert health.state == State.UP
+
+
+def test_only_the_last_requests_count() -> None:
+    health = rated()
+    for turn in range(9):
+        outcome(health, 100 + turn / 100, is_good=False)
+    for at in (110.1, 110.2, 140.0):
+        outcome(health, at, is_good=False)
+    assert health.admits(140)
+    for _ in range(6):
+        outcome(health, 141, is_good=True)
+    for turn in range(6):
+        outcome(health, 145 + turn, is_good=False)
+    assert not health.admits(150)  # 6 good ones and 7 failures in the last ten seconds
+
+
+def test_who_fails_every_other_request_is_ejected_for_longer_and_longer() -> None:
+    health, at, waits = rated(failure_percent=40), 100.0, []
+    for _ in range(3):
+        for turn in range(100):
+            if health.state != State.UP:
+                break
+            outcome(health, at, is_good=turn % 2 == 0)
+        waits.append(health.shut_until - at)
+        at = health.shut_until
+        assert health.admits(at)
+        outcome(health, at, is_good=True)
+    assert waits == [5, 10, 20]
+    for _ in range(20):
+        outcome(health, at, is_good=True)
+    for _ in range(60):
+        outcome(health, at, is_good=False)
+    assert health.shut_until == at + 5  # it was well in between
+
+
+def test_a_failed_trial_ejects_it_again_whatever_the_share() -> None:
+    health = rated()
+    for _ in range(10):
+        outcome(health, 100, is_good=False)
+    assert health.admits(105)
+    health.failed(105)
+    assert health.shut_until == 115
+
+
+def test_whole_classes_of_answers_may_be_failures() -> None:
+    spec = PassiveHealthSpec.model_validate({"statuses": ["5xx", 429]})
+    assert spec.failing_statuses == {*range(500, 600), 429}
+    with pytest.raises(ValidationError):
+        PassiveHealthSpec.model_validate({"statuses": ["2xx"]})
+    health = health_of("http://up", spec.model_copy(update={"failures": 1}), None, Tally())
+    assert health is not None
+    health.answered(599, 100)
+    assert not health.admits(100)
+
+
+def test_nobody_counts_shares_who_did_not_ask_for_it() -> None:
+    assert type(health_of("http://up", PassiveHealthSpec(), None, Tally())) is Health
+    assert health_of("http://up", None, None, Tally()) is None
+
+
 @pytest.mark.parametrize(
     ("status", "counts"), [(503, True), (502, True), (504, True), (500, False), (429, False), (200, False)]
 )
@@ -53,7 +145,7 @@ def test_which_answers_are_failures(status: int, counts: bool) -> None:
     health = passive()
     for _ in range(3):
         health.answered(status, 100)
-        health.completed(status)
+        health.completed(status, 100)
     assert health.admits(100) is not counts
 
 
@@ -76,7 +168,7 @@ def test_a_failed_trial_ejects_it_for_twice_as_long_up_to_a_limit() -> None:
     assert waits == [10, 20, 30, 30]
     health.admits(at + 30)
     health.answered(200, at + 30)
-    health.completed(200)
+    health.completed(200, 100)
     assert failing(health, at=1000).shut_until == 1010  # from the beginning
 
 
