@@ -22,6 +22,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from admin import observe
 from admin.accounts.sign_in import new_claim
 from admin.api import (
+    alerts,
     aliases,
     audit,
     auth,
@@ -69,6 +70,7 @@ ENDPOINTS: Final = (
     *members.ENDPOINTS,
     *audit.ENDPOINTS,
     *webhooks.ENDPOINTS,
+    *alerts.ENDPOINTS,
 )
 
 log = logging.getLogger(__name__)

@@ -6,9 +6,14 @@ in one project. A secret key has a row of its own: it does the project's busines
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import StrEnum
 from typing import Final
+
+from ledger.keys import KeyKind
+
+ADMIN_SCOPE: Final = "admin"
+"""The scope a key must have to use the API, if it has scopes at all."""
 
 
 class Role(StrEnum):
@@ -29,6 +34,9 @@ class Permission(StrEnum):
     PROJECT_DELETE = "project.delete"
     KEYS_READ = "keys.read"
     KEYS_WRITE = "keys.write"
+    """Make, rotate and revoke keys; ADMIN_KEYS_WRITE as well where the key administers the project."""
+    ADMIN_KEYS_WRITE = "admin_keys.write"
+    """Make and rotate keys that administer: whoever holds one may do what SECRET_KEY says."""
     CUSTOMERS_READ = "customers.read"
     CUSTOMERS_WRITE = "customers.write"
     TIERS_READ = "tiers.read"
@@ -81,6 +89,16 @@ PUBLISHABLE_KEY: Final = frozenset((Permission.TIERS_READ,))
 def is_allowed(role: Role, permission: Permission) -> bool:
     """True if the role includes the permission."""
     return permission in TABLE[role]
+
+
+def administers(kind: KeyKind, scopes: Collection[str]) -> bool:
+    """True for a key that this API takes: a secret one without scopes, or with the scope `admin`."""
+    return kind is KeyKind.SECRET and (not scopes or ADMIN_SCOPE in scopes)
+
+
+def needed_for(kind: KeyKind, scopes: Collection[str]) -> Permission:
+    """What making such a key, or its successor, takes: nobody hands out more than they have."""
+    return Permission.ADMIN_KEYS_WRITE if administers(kind, scopes) else Permission.KEYS_WRITE
 
 
 def may_grant(granting: Role, granted: Role) -> bool:

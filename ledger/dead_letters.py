@@ -59,11 +59,13 @@ def parsed(letter_id: str) -> tuple[str, int] | None:
     return None if match is None else (match[1], int(match[2]))
 
 
-async def dead_letters(connection: asyncpg.Connection, kind: Kind | None = None, limit: int = 100) -> list[Letter]:
-    """The newest, of one kind or both."""
+async def dead_letters(
+    connection: asyncpg.Connection, kind: Kind | None = None, limit: int = 100, *, offset: int = 0
+) -> list[Letter]:
+    """The newest after the first `offset`, of one kind or both."""
     return [
         Letter(f"{row['kind']}-{row['id']}", row["at"], row["reason"], row["source"], row["name"], row["excerpt"])
-        for row in await connection.fetch(_SQL["list"], kind, limit)
+        for row in await connection.fetch(_SQL["list"], kind, limit, offset)
     ]
 
 

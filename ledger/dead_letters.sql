@@ -12,7 +12,7 @@ SELECT * FROM (
 ) letters
 WHERE ($1::text IS NULL OR kind = $1)
 ORDER BY at DESC, id DESC
-LIMIT $2;
+LIMIT $2 OFFSET $3;
 
 -- name: take
 SELECT id, stream, entry_id, payload FROM dead_letters WHERE id = ANY($1) ORDER BY id FOR UPDATE SKIP LOCKED;

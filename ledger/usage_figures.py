@@ -139,16 +139,23 @@ async def trends(
 
 
 async def breakdown(
-    connection: asyncpg.Connection, project_id: str, mode: str, of: Month, by: By, customer_id: str | None = None
+    connection: asyncpg.Connection,
+    project_id: str,
+    mode: str,
+    of: Month,
+    by: By,
+    customer_id: str | None = None,
+    *,
+    limit: int | None = None,
+    offset: int = 0,
 ) -> list[Part]:
-    """A month by day (in order), customer, key or route (most requests first)."""
-    rows = await connection.fetch(_SQL[f"by_{by}"], project_id, mode, of.start, of.end, customer_id)
+    """A month by day (in order), customer, key or route (most requests first), `limit` of them after the first `offset`."""
+    rows = await connection.fetch(_SQL[f"by_{by}"], project_id, mode, of.start, of.end, customer_id, limit, offset)
     parts: dict[str, Part] = {}
     for row in rows:
         part = parts.setdefault(row["id"], Part(row["id"], row["name"], {}))
         part.by_meter[row["meter"]] = int(row["quantity"])  # type: ignore[index]
-    found = list(parts.values())
-    return found if by is By.DAY else sorted(found, key=lambda part: -part.by_meter.get("requests", 0))
+    return list(parts.values())
 
 
 async def rows_for_export(

@@ -1,5 +1,5 @@
 -- Statements of ledger/usage_figures.py. All are over whole UTC days [$3, $4) of one half ($1 project, $2 mode), and read the
--- daily rollup. $5 is a customer, or NULL for all.
+-- daily rollup. $5 is a customer, or NULL for all; $6 and $7 of a breakdown how many parts, after how many.
 
 -- name: by_meter
 SELECT meter, sum(quantity) AS quantity, sum(events) AS events, sum(duration_us) AS duration_us
@@ -14,28 +14,50 @@ WHERE project_id = $1 AND mode = $2 AND day >= $3 AND day < $4 AND ($5::text IS 
 GROUP BY 1, 2 ORDER BY 1, 2;
 
 -- name: by_day
-SELECT to_char(day, 'YYYY-MM-DD') AS id, to_char(day, 'YYYY-MM-DD') AS name, meter, sum(quantity) AS quantity
-FROM usage_daily
-WHERE project_id = $1 AND mode = $2 AND day >= $3 AND day < $4 AND ($5::text IS NULL OR customer_id = $5)
-GROUP BY day, meter ORDER BY day, meter;
+SELECT p.id, p.id AS name, p.meter, p.quantity
+FROM (
+    SELECT to_char(day, 'YYYY-MM-DD') AS id, meter, sum(quantity) AS quantity, dense_rank() OVER (ORDER BY day) AS place
+    FROM usage_daily
+    WHERE project_id = $1 AND mode = $2 AND day >= $3 AND day < $4 AND ($5::text IS NULL OR customer_id = $5)
+    GROUP BY day, meter
+) p
+WHERE p.place > $7 AND ($6::bigint IS NULL OR p.place <= $6 + $7) ORDER BY p.id, p.meter;
 
 -- name: by_customer
-SELECT d.customer_id AS id, coalesce(c.name, c.external_id, d.customer_id) AS name, d.meter, sum(d.quantity) AS quantity
-FROM usage_daily d LEFT JOIN customers c ON c.id = d.customer_id
-WHERE d.project_id = $1 AND d.mode = $2 AND d.day >= $3 AND d.day < $4 AND ($5::text IS NULL OR d.customer_id = $5)
-GROUP BY 1, 2, 3 ORDER BY 1, 3;
+SELECT p.id, coalesce(c.name, c.external_id, p.id) AS name, d.meter, sum(d.quantity) AS quantity
+FROM (
+    SELECT customer_id AS id, coalesce(sum(quantity) FILTER (WHERE meter = 'requests'), 0) AS requests FROM usage_daily
+    WHERE project_id = $1 AND mode = $2 AND day >= $3 AND day < $4 AND ($5::text IS NULL OR customer_id = $5)
+    GROUP BY customer_id ORDER BY 2 DESC, 1 LIMIT $6 OFFSET $7
+) p
+JOIN usage_daily d ON d.customer_id = p.id AND d.project_id = $1 AND d.mode = $2 AND d.day >= $3 AND d.day < $4
+    AND ($5::text IS NULL OR d.customer_id = $5)
+LEFT JOIN customers c ON c.id = p.id AND c.project_id = $1
+GROUP BY p.id, p.requests, 2, d.meter ORDER BY p.requests DESC, p.id, d.meter;
 
 -- name: by_key
-SELECT d.key_id AS id, coalesce(k.name, d.key_id) AS name, d.meter, sum(d.quantity) AS quantity
-FROM usage_daily d LEFT JOIN keys k ON k.id = d.key_id
-WHERE d.project_id = $1 AND d.mode = $2 AND d.day >= $3 AND d.day < $4 AND ($5::text IS NULL OR d.customer_id = $5)
-GROUP BY 1, 2, 3 ORDER BY 1, 3;
+SELECT p.id, coalesce(k.name, p.id) AS name, d.meter, sum(d.quantity) AS quantity
+FROM (
+    SELECT key_id AS id, coalesce(sum(quantity) FILTER (WHERE meter = 'requests'), 0) AS requests FROM usage_daily
+    WHERE project_id = $1 AND mode = $2 AND day >= $3 AND day < $4 AND ($5::text IS NULL OR customer_id = $5)
+    GROUP BY key_id ORDER BY 2 DESC, 1 LIMIT $6 OFFSET $7
+) p
+JOIN usage_daily d ON d.key_id = p.id AND d.project_id = $1 AND d.mode = $2 AND d.day >= $3 AND d.day < $4
+    AND ($5::text IS NULL OR d.customer_id = $5)
+LEFT JOIN keys k ON k.id = p.id AND k.project_id = $1
+GROUP BY p.id, p.requests, 2, d.meter ORDER BY p.requests DESC, p.id, d.meter;
 
 -- name: by_route
-SELECT d.route_id AS id, coalesce(r.name, d.route_id) AS name, d.meter, sum(d.quantity) AS quantity
-FROM usage_daily d LEFT JOIN routes r ON r.id = d.route_id
-WHERE d.project_id = $1 AND d.mode = $2 AND d.day >= $3 AND d.day < $4 AND ($5::text IS NULL OR d.customer_id = $5)
-GROUP BY 1, 2, 3 ORDER BY 1, 3;
+SELECT p.id, coalesce(r.name, p.id) AS name, d.meter, sum(d.quantity) AS quantity
+FROM (
+    SELECT route_id AS id, coalesce(sum(quantity) FILTER (WHERE meter = 'requests'), 0) AS requests FROM usage_daily
+    WHERE project_id = $1 AND mode = $2 AND day >= $3 AND day < $4 AND ($5::text IS NULL OR customer_id = $5)
+    GROUP BY route_id ORDER BY 2 DESC, 1 LIMIT $6 OFFSET $7
+) p
+JOIN usage_daily d ON d.route_id = p.id AND d.project_id = $1 AND d.mode = $2 AND d.day >= $3 AND d.day < $4
+    AND ($5::text IS NULL OR d.customer_id = $5)
+LEFT JOIN routes r ON r.id = p.id AND r.project_id = $1
+GROUP BY p.id, p.requests, 2, d.meter ORDER BY p.requests DESC, p.id, d.meter;
 
 -- name: by_everything
 SELECT to_char(d.day, 'YYYY-MM-DD') AS day, d.customer_id, c.external_id, d.key_id, d.route_id, d.meter, d.quantity, d.events

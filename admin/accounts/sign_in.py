@@ -1,12 +1,13 @@
 """Signing in: a link is asked for, and a person who opens it and confirms gets a session.
 
 Limits, exact on any number of processes: 5 links in 15 minutes for an address of the network and as many for an e-mail
-address; 20 tokens that are none for an address of the network.
+address; 20 tokens that are none for an address of the network. An IPv6 address counts with its /64.
 """
 
 from __future__ import annotations
 
 import secrets
+from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Final
 
 import asyncpg
@@ -36,7 +37,7 @@ class Limited(Exception):
 
 async def ask_for_link(connection: asyncpg.Connection, email: str, address: str) -> None:
     """Have a link sent. The same for every address, known or not. Raises Limited."""
-    email = email.lower()
+    email, address = email.lower(), network_of(address)
     async with connection.transaction():
         await _limit(connection, "link", address, email, LINKS_PER_WINDOW)
         await connection.execute(_SQL["note_attempt"], "link", address, email)
@@ -57,13 +58,13 @@ async def sign_in(
     Raises Limited after too many tokens that are none.
     """
     async with connection.transaction():
-        await _limit(connection, "token", address, None, TOKENS_PER_WINDOW)
+        await _limit(connection, "token", network_of(address), None, TOKENS_PER_WINDOW)
         row = await connection.fetchrow(_SQL["link"], hash_token(token))
         email = row["email"] if row is not None and row["is_reusable"] else None
         if email is None:
             email = await connection.fetchval(_SQL["use_link"], hash_token(token))
         if email is None:
-            await connection.execute(_SQL["note_attempt"], "token", address, None)
+            await connection.execute(_SQL["note_attempt"], "token", network_of(address), None)
             return None
         await connection.execute(_SQL["drop_links"], email)
         account_id = await connection.fetchval(_SQL["sign_in"], ids.new_id("account"), email)
@@ -86,6 +87,7 @@ async def new_claim(connection: asyncpg.Connection) -> str | None:
 
 async def claim(connection: asyncpg.Connection, account_id: str, token: str, address: str) -> None:
     """Make an account the operator. All claims end with that. Raises Unfit for a token that is none, and Limited."""
+    address = network_of(address)
     async with connection.transaction():
         await _limit(connection, "token", address, None, TOKENS_PER_WINDOW)
         is_good = await connection.fetchval(_SQL["use_claim"], hash_token(token.strip())) is not None
@@ -101,6 +103,19 @@ async def claim(connection: asyncpg.Connection, account_id: str, token: str, add
             await connection.execute(_SQL["note_attempt"], "token", address, None)
     if not is_good:
         raise Unfit("is not a token that this installation printed", "token")
+
+
+def network_of(address: str) -> str:
+    """What an address is counted as: IPv6 with its /64, as whoever has one of it has them all. Pure."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return address  # "unknown": all of them together
+    if isinstance(found, IPv6Address):
+        if found.ipv4_mapped is not None:
+            return str(found.ipv4_mapped)
+        return str(IPv6Network((found, 64), strict=False))
+    return address
 
 
 async def _limit(connection: asyncpg.Connection, kind: str, address: str, email: str | None, most: int) -> None:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from admin.api import keys, pages, tiers
 from admin.api.call import Body, Call, Denied, Endpoint, Reply, invalid
+from admin.api.resources import check_match, tagged
 from admin.changes import Refused
 from admin.keys import Key, create_key, list_keys, revoke_key
 from admin.permissions import Permission
@@ -105,13 +106,15 @@ async def create(call: Call) -> Reply:
 
 
 async def get(call: Call) -> Reply:
-    """One key."""
-    return Reply(_represent(await keys.found(call)))
+    """One key, with its ETag."""
+    return tagged(_represent(await keys.found(call)))
 
 
 async def revoke(call: Call) -> Reply:
     """The key as it is when it is revoked, which it may have been before."""
-    return Reply(_represent(await revoke_key(call.connection, await keys.found(call), actor=call.caller.actor)))
+    key = await keys.found(call)
+    check_match(call, _represent(key))
+    return tagged(_represent(await revoke_key(call.connection, key, actor=call.caller.actor)))
 
 
 async def rotate(call: Call) -> Reply:
@@ -125,7 +128,7 @@ ENDPOINTS: Final = (
     Endpoint("GET", _PATH, list_keys_, Permission.KEYS_READ, query=pages.QUERY),
     Endpoint("POST", _PATH, create, Permission.KEYS_WRITE, body=Body.JSON, model=NewKey, writes=True, creates=True),
     Endpoint("GET", f"{_PATH}/{{id}}", get, Permission.KEYS_READ),
-    Endpoint("DELETE", f"{_PATH}/{{id}}", revoke, Permission.KEYS_WRITE, writes=True),
+    Endpoint("DELETE", f"{_PATH}/{{id}}", revoke, Permission.KEYS_WRITE, writes=True, matches=True),
     Endpoint(
         "POST",
         f"{_PATH}/{{id}}/rotate",

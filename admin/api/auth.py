@@ -6,8 +6,9 @@ These take a session's cookie, or nothing, and never a key. Pages (admin.web) do
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Final
 
 import asyncpg
@@ -16,19 +17,25 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict
 
 from admin.accounts import members, sessions, sign_in
+from admin.accounts.members import Invitation
 from admin.accounts.sessions import LIFE, NewSession, Session
-from admin.api import answers, projects
+from admin.api import answers, idempotency, pages, projects
 from admin.api.authenticate import check_csrf
 from admin.api.call import Denied, Reply, invalid, not_found
+from admin.api.members import as_invited
 from admin.api.resources import validated
+from admin.nouns import Scope
 from admin.permissions import TABLE
 from admin.site import UNSAFE, Site
 from admin.store import Store
 from ledger import problems
 from ledger.ids import PLATFORM_PROJECT_ID
+from ledger.keys import Mode
 from ledger.mail.post import VERIFY
 from ledger.specs import Email, ProjectSpec
 
+_OF_ACCOUNTS: Final = Scope(PLATFORM_PROJECT_ID, Mode.LIVE)
+"""Where answers to people are kept, who may have no project yet."""
 _TOKEN_MOST: Final = 200
 _BODY_TIMEOUT_S: Final = 30.0
 ASKED: Final = "If the address is right, a link to sign in is on its way to it. It works for 15 minutes."
@@ -64,6 +71,10 @@ class Visit:
     @property
     def address(self) -> str:
         return self.site.address_of(self.request)
+
+    @property
+    def query(self) -> Mapping[str, str]:
+        return self.request.query
 
     @property
     def known(self) -> Session:
@@ -156,7 +167,7 @@ async def me(visit: Visit) -> Reply:
 async def list_sessions(visit: Visit) -> Reply:
     """Where one is signed in."""
     found = await sessions.of_account(visit.connection, visit.known.account_id)
-    return Reply({"data": [_session(session, visit.known) for session in found], "next_cursor": None})
+    return pages.part(visit.query, found, lambda one: one.id, lambda one: _session(one, visit.known))
 
 
 async def end_session(visit: Visit) -> Reply:
@@ -170,7 +181,40 @@ async def end_session(visit: Visit) -> Reply:
 async def list_projects(visit: Visit) -> Reply:
     """The projects one is a member of, with one's role."""
     found = await members.projects_of(visit.connection, visit.known.account_id)
-    return Reply({"data": [_membership(membership) for membership in found], "next_cursor": None})
+    return pages.part(visit.query, found, lambda one: one.id, _membership)
+
+
+async def list_invitations(visit: Visit) -> Reply:
+    """The projects one is invited to."""
+    found = await members.invitations_for(visit.connection, visit.known.email)
+    return pages.part(visit.query, found, lambda one: one.id, _invitation)
+
+
+def _invitation(invitation: Invitation) -> dict[str, Any]:
+    return {"project": {"id": invitation.project_id, "name": invitation.project}, **as_invited(invitation)}
+
+
+async def _invited(visit: Visit) -> Invitation:
+    wanted = visit.request.match_info["id"]
+    found = await members.invitations_for(visit.connection, visit.known.email)
+    invitation = next((one for one in found if one.id == wanted), None)
+    if invitation is None:
+        raise not_found("invitation", wanted)
+    return invitation
+
+
+async def accept_invitation(visit: Visit) -> Reply:
+    """Join the project that one is invited to."""
+    invitation = await _invited(visit)
+    await members.accept(visit.connection, invitation, visit.known.account_id)
+    memberships = await members.projects_of(visit.connection, visit.known.account_id)
+    return Reply(_membership(next(one for one in memberships if one.id == invitation.project_id)))
+
+
+async def decline_invitation(visit: Visit) -> Reply:
+    """Decline an invitation."""
+    await members.withdraw(visit.connection, await _invited(visit), actor=visit.known.actor)
+    return Reply(status=204)
 
 
 async def create_project(visit: Visit) -> Reply:
@@ -219,18 +263,24 @@ class AccountEndpoint:
     is_open: bool = False
     writes: bool = False
     body: type[BaseModel] | None = None
+    creates: bool = False
+    """It honours Idempotency-Key."""
+    query: frozenset[str] = frozenset()
 
 
 ENDPOINTS: Final = (
     AccountEndpoint("POST", "/auth/magic-link", magic_link, is_open=True, body=MagicLinkRequest),
-    AccountEndpoint("GET", VERIFY, verify, is_open=True),
+    AccountEndpoint("GET", VERIFY, verify, is_open=True, query=frozenset(("token",))),
     AccountEndpoint("POST", VERIFY, verify, is_open=True, body=Token),
     AccountEndpoint("POST", "/auth/logout", logout),
     AccountEndpoint("GET", "/auth/me", me),
-    AccountEndpoint("GET", "/auth/sessions", list_sessions),
+    AccountEndpoint("GET", "/auth/sessions", list_sessions, query=pages.QUERY),
     AccountEndpoint("DELETE", "/auth/sessions/{id}", end_session),
-    AccountEndpoint("GET", "/projects", list_projects),
-    AccountEndpoint("POST", "/projects", create_project, writes=True, body=projects.NewProject),
+    AccountEndpoint("GET", "/auth/invitations", list_invitations, query=pages.QUERY),
+    AccountEndpoint("POST", "/auth/invitations/{id}/accept", accept_invitation, writes=True),
+    AccountEndpoint("DELETE", "/auth/invitations/{id}", decline_invitation, writes=True),
+    AccountEndpoint("GET", "/projects", list_projects, query=pages.QUERY),
+    AccountEndpoint("POST", "/projects", create_project, writes=True, body=projects.NewProject, creates=True),
 )
 
 
@@ -257,7 +307,7 @@ async def serve(endpoint: AccountEndpoint, store: Store, site: Site, request: we
     body = await _body(endpoint, request)
     async with store.writing() if endpoint.writes else store.reading() as c:
         session = None if token is None else await sessions.find(c, token, site.address_of(request))
-        found = await endpoint.run(Visit(c, site, request, session, body))
+        found = await _answer(endpoint, Visit(c, site, request, session, body))
     reply, made = found if isinstance(found, tuple) else (found, None)
     response = answers.of_reply(reply)
     if made is not None:
@@ -265,6 +315,24 @@ async def serve(endpoint: AccountEndpoint, store: Store, site: Site, request: we
     if endpoint.run is logout:
         drop_session(response, site)
     return response
+
+
+async def _answer(endpoint: AccountEndpoint, visit: Visit) -> Reply | Answer:
+    for name in visit.query:
+        if name not in endpoint.query:
+            raise invalid(name, f"unknown query parameter (known: {', '.join(sorted(endpoint.query)) or 'none'})")
+    if not endpoint.creates:
+        return await endpoint.run(visit)
+    given = idempotency.checked(visit.request.headers.get(idempotency.HEADER))
+    key = given and f"account:{sha256(f'{visit.known.account_id} {given}'.encode()).hexdigest()}"
+
+    async def run() -> Reply:
+        reply = await endpoint.run(visit)
+        assert isinstance(reply, Reply)  # only signing in gives more
+        return reply
+
+    target = f"{endpoint.method} {endpoint.path}"
+    return await idempotency.once(visit.connection, _OF_ACCOUNTS, key, target, visit.body, run)
 
 
 async def _body(endpoint: AccountEndpoint, request: web.Request) -> dict[str, Any]:

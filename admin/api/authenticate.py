@@ -29,9 +29,6 @@ from ledger.restrictions import is_address_allowed, is_origin_allowed
 PROJECT_HEADER: Final = "Tollgate-Project"
 MODE_HEADER: Final = "Tollgate-Mode"
 CSRF_HEADER: Final = "X-CSRF-Token"
-SCOPE: Final = "admin"
-"""The scope a key must have to use this API, if it has scopes at all."""
-
 _SQL = sql.load("admin.api", "authenticate.sql")
 _GRANTS: Final = {
     KeyKind.SECRET: permissions.SECRET_KEY,
@@ -105,8 +102,8 @@ def permit(credential: Credential, endpoint: Endpoint, origin: str | None, addre
         raise Denied(problems.FORBIDDEN, "This takes a secret key (sk_…).")
     if endpoint.needs not in caller.grants:
         raise Denied(problems.FORBIDDEN, f"No key may do this ({endpoint.needs}): sign in.")
-    if credential.scopes and SCOPE not in credential.scopes:
-        raise Denied(problems.SCOPE_MISSING, f"This key has scopes, and {SCOPE!r} is not among them.")
+    if credential.scopes and permissions.ADMIN_SCOPE not in credential.scopes:
+        raise Denied(problems.SCOPE_MISSING, f"This key has scopes, and {permissions.ADMIN_SCOPE!r} is not among them.")
     if endpoint.platform_only and not caller.is_platform:
         raise Denied(problems.FORBIDDEN, "This takes a secret key of the platform's own project.")
     if credential.allowed_origins and not is_origin_allowed(origin, credential.allowed_origins):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import asyncpg
@@ -19,6 +19,7 @@ from ledger.billing import billed
 from ledger.specs import is_meter_name
 
 _PATH: Final = "/api/v1/billing"
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SQL: Final = sql.load("admin.api", "billing.sql")
 
 
@@ -132,10 +133,12 @@ async def link(call: Call) -> Reply:
 
 async def reconciliations(call: Call) -> Reply:
     """The last reports, with this half's figures of each."""
-    limit = pages.limit_of(call.query.get("limit"))
+    limit, before = pages.limit_of(call.query.get("limit")), pages.before_of(call.query.get("cursor"))
     project_id, mode = _half(call)
+    ended = None if before is None else _ended(before)
+    rows = await call.connection.fetch(_SQL["reconciliations"], project_id, ended, limit + 1)
     data = []
-    for row in await call.connection.fetch(_SQL["reconciliations"], project_id, limit):
+    for row in rows[:limit]:
         report = orjson.loads(row["report"])
         figures = [one for one in report["figures"] if (one["project_id"], one["mode"]) == (project_id, mode)]
         data.append(
@@ -148,7 +151,20 @@ async def reconciliations(call: Call) -> Reply:
                 and all(one["sent"] == one["stripe"] for one in figures if one["stripe"] is not None),
             }
         )
-    return Reply({"data": data})
+    cursor = pages.cursor_of(f"us_{_us(rows[limit - 1]['ended_at'])}") if len(rows) > limit else None
+    return Reply({"data": data, "next_cursor": cursor})
+
+
+def _us(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def _ended(cursor: str) -> datetime:
+    """The moment in a cursor. Raises Denied."""
+    number = cursor.removeprefix("us_")
+    if not number.isdecimal() or len(number) > 16:
+        raise invalid("cursor", "expected the next_cursor of the page before")
+    return _EPOCH + timedelta(microseconds=int(number))
 
 
 _READ, _WRITE = Permission.BILLING_READ, Permission.BILLING_WRITE
@@ -157,7 +173,7 @@ ENDPOINTS: Final = (
     Endpoint("PUT", f"{_PATH}/account", connect, _WRITE, body=Body.OPTIONAL_JSON, writes=True, platform_only=True),
     Endpoint("DELETE", f"{_PATH}/account", disconnect, _WRITE, writes=True),
     Endpoint("POST", f"{_PATH}/meters", bill, _WRITE, body=Body.JSON, writes=True, creates=True),
-    Endpoint("POST", f"{_PATH}/meters/stop", stop, _WRITE, body=Body.JSON, writes=True),
-    Endpoint("POST", f"{_PATH}/customers", link, _WRITE, body=Body.JSON, writes=True),
-    Endpoint("GET", f"{_PATH}/reconciliations", reconciliations, _READ, query=frozenset(("limit",))),
+    Endpoint("POST", f"{_PATH}/meters/stop", stop, _WRITE, body=Body.JSON, writes=True, creates=True),
+    Endpoint("POST", f"{_PATH}/customers", link, _WRITE, body=Body.JSON, writes=True, creates=True),
+    Endpoint("GET", f"{_PATH}/reconciliations", reconciliations, _READ, query=pages.QUERY),
 )

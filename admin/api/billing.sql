@@ -2,5 +2,5 @@
 
 -- name: reconciliations
 SELECT ended_at, report::text AS report FROM reconciliations
-WHERE project_id IS NULL OR project_id = $1
-ORDER BY ended_at DESC LIMIT $2;
+WHERE (project_id IS NULL OR project_id = $1) AND ($2::timestamptz IS NULL OR ended_at < $2)
+ORDER BY ended_at DESC LIMIT $3;

@@ -112,6 +112,8 @@ class Endpoint:
     """What a JSON body is checked with; for the description of the API."""
     writes: bool = False
     creates: bool = False
+    matches: bool = False
+    """It honours If-Match with the ETag that GET of the same path answers."""
     query: frozenset[str] = frozenset()
     kinds: frozenset[KeyKind] = frozenset((KeyKind.SECRET,))
     platform_only: bool = False

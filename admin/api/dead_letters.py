@@ -20,8 +20,10 @@ async def list_(call: Call) -> Reply:
     kind = call.query.get("kind")
     if kind not in (None, "stream", "billing"):
         raise invalid("kind", "expected stream or billing")
-    found = await dead_letters.dead_letters(call.connection, kind, pages.limit_of(call.query.get("limit")))  # type: ignore[arg-type]
-    return Reply({"data": [asdict(letter) for letter in found]})
+    limit, offset = pages.limit_of(call.query.get("limit")), pages.offset_of(call.query.get("cursor"))
+    found = await dead_letters.dead_letters(call.connection, kind, limit + 1, offset=offset)  # type: ignore[arg-type]
+    cursor = pages.cursor_after(offset + limit) if len(found) > limit else None
+    return Reply({"data": [asdict(letter) for letter in found[:limit]], "next_cursor": cursor})
 
 
 async def replay(call: Call) -> Reply:
@@ -41,6 +43,15 @@ async def replay(call: Call) -> Reply:
 
 
 ENDPOINTS: Final = (
-    Endpoint("GET", _PATH, list_, Permission.PLATFORM, query=frozenset(("kind", "limit")), platform_only=True),
-    Endpoint("POST", f"{_PATH}/replay", replay, Permission.PLATFORM, body=Body.JSON, writes=True, platform_only=True),
+    Endpoint("GET", _PATH, list_, Permission.PLATFORM, query=pages.QUERY | {"kind"}, platform_only=True),
+    Endpoint(
+        "POST",
+        f"{_PATH}/replay",
+        replay,
+        Permission.PLATFORM,
+        body=Body.JSON,
+        writes=True,
+        creates=True,
+        platform_only=True,
+    ),
 )

@@ -5,10 +5,10 @@ A key declares its own project only; the platform's secret keys declare any, new
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from admin.api.call import Body, Call, Denied, Endpoint, Reply, flag
-from admin.changes import Action, Change
+from admin.api.resources import as_told
 from admin.declare import apply, export
 from admin.permissions import Permission
 from admin.projects import rows as projects
@@ -39,7 +39,7 @@ async def apply_(call: Call) -> Reply:
             "dry_run": dry_run,
             "mode": call.caller.mode,
             "skipped": _outside(declaration, call.caller.mode),
-            "changes": [_represent(change) for change in changes],
+            "changes": [as_told(change) for change in changes],
         }
     )
 
@@ -59,21 +59,6 @@ def _outside(declaration: Declaration, mode: Mode) -> int:
     return sum(any(other is not mode for other in in_modes) for in_modes in modes)
 
 
-def _represent(change: Change) -> dict[str, Any]:
-    represented: dict[str, Any] = {
-        "action": change.action,
-        "noun": change.noun,
-        "name": change.name,
-        "project_id": change.project_id,
-        "mode": change.mode,
-    }
-    if change.action is Action.UPDATED:
-        represented["fields"] = {
-            name: {"before": before, "after": after} for name, (before, after) in change.fields.items()
-        }
-    return represented
-
-
 ENDPOINTS: Final = (
     Endpoint(
         "POST",
@@ -82,6 +67,7 @@ ENDPOINTS: Final = (
         Permission.ROUTES_WRITE,
         body=Body.DECLARATION,
         writes=True,
+        creates=True,
         query=frozenset(("dry_run", "prune")),
     ),
     Endpoint("GET", "/api/v1/export", export_, Permission.ROUTES_READ, produces="application/yaml"),

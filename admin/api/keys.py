@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from admin.api import pages
-from admin.api.call import Body, Call, Endpoint, Reply, not_found
-from admin.api.resources import in_scope, validated
+from admin.api.call import Body, Call, Denied, Endpoint, Reply, not_found
+from admin.api.resources import check_match, in_scope, tagged, validated
 from admin.keys import CreatedKey, Key, create_key, get_key, list_keys, revoke_key, rotate_key
 from admin.keys.create import LONGEST_GRACE_S
 from admin.keys.rows import fields_of
 from admin.nouns import Scope
-from admin.permissions import Permission
+from admin.permissions import Permission, needed_for
+from ledger import problems
+from ledger.keys import KeyKind
 from ledger.specs import KeySpec
 
 _PATH: Final = "/api/v1/keys"
@@ -51,14 +54,27 @@ async def make(call: Call, project_id: str, body: dict[str, Any]) -> Reply:
 
 
 def spec_of(call: Call, body: dict[str, Any]) -> KeySpec:
-    """The spec of a key in the caller's mode. Raises Denied."""
-    return validated(KeySpec, in_scope(KeySpec, body, call.caller.scope))
+    """The spec of a key in the caller's mode, which the caller may make. Raises Denied."""
+    spec = validated(KeySpec, in_scope(KeySpec, body, call.caller.scope))
+    _may_make(call, spec.kind, spec.scopes)
+    return spec
+
+
+def _may_make(call: Call, kind: KeyKind, scopes: Collection[str]) -> None:
+    if (needed := needed_for(kind, scopes)) not in call.caller.grants:
+        raise Denied(problems.FORBIDDEN, f"{TOO_MUCH} ({needed})")
+
+
+TOO_MUCH: Final = (
+    "A secret key without scopes, or with the scope admin, may do more than you: give it scopes, such as calls."
+)
 
 
 async def rotated(call: Call) -> tuple[Key, CreatedKey]:
     """Rotate the key that the path names; returns it as it is now, and its successor."""
     rotation = validated(Rotation, call.body)
     key = await found(call)
+    _may_make(call, key.kind, key.scopes)
     created = await rotate_key(call.connection, key, rotation.graceSeconds, actor=call.caller.actor)
     return await found(call), created
 
@@ -74,13 +90,15 @@ async def create(call: Call) -> Reply:
 
 
 async def get(call: Call) -> Reply:
-    """One key."""
-    return Reply(represent(await found(call)))
+    """One key, with its ETag."""
+    return tagged(represent(await found(call)))
 
 
 async def revoke(call: Call) -> Reply:
     """The key as it is when it is revoked, which it may have been before."""
-    return Reply(represent(await revoke_key(call.connection, await found(call), actor=call.caller.actor)))
+    key = await found(call)
+    check_match(call, represent(key))
+    return tagged(represent(await revoke_key(call.connection, key, actor=call.caller.actor)))
 
 
 async def rotate(call: Call) -> Reply:
@@ -96,7 +114,7 @@ ENDPOINTS: Final = (
     Endpoint("GET", _PATH, list_, Permission.KEYS_READ, query=pages.QUERY),
     Endpoint("POST", _PATH, create, Permission.KEYS_WRITE, body=Body.JSON, model=KeySpec, writes=True, creates=True),
     Endpoint("GET", f"{_PATH}/{{id}}", get, Permission.KEYS_READ),
-    Endpoint("DELETE", f"{_PATH}/{{id}}", revoke, Permission.KEYS_WRITE, writes=True),
+    Endpoint("DELETE", f"{_PATH}/{{id}}", revoke, Permission.KEYS_WRITE, writes=True, matches=True),
     Endpoint(
         "POST",
         f"{_PATH}/{{id}}/rotate",

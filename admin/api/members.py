@@ -10,7 +10,7 @@ from admin.accounts import members
 from admin.accounts.members import Invitation, Member
 from admin.api import pages
 from admin.api.call import Body, Call, Denied, Endpoint, Reply, not_found
-from admin.api.resources import validated
+from admin.api.resources import check_match, tagged, validated
 from admin.permissions import TABLE, Permission, Role, may_grant
 from admin.projects import rows as projects
 from ledger import problems
@@ -44,7 +44,8 @@ def _member(member: Member) -> dict[str, Any]:
     }
 
 
-def _invitation(invitation: Invitation) -> dict[str, Any]:
+def as_invited(invitation: Invitation) -> dict[str, Any]:
+    """An invitation as it is shown."""
     return {
         "id": invitation.id,
         "email": invitation.email,
@@ -71,26 +72,28 @@ def _may_grant(call: Call, *roles: Role) -> None:
 async def list_(call: Call) -> Reply:
     """All members of the project."""
     found = await members.list_members(call.connection, call.caller.project_id)
-    return Reply({"data": [_member(member) for member in found], "next_cursor": None})
+    return pages.part(call.query, found, lambda member: member.account_id, _member)
 
 
 async def get(call: Call) -> Reply:
-    """One member."""
-    return Reply(_member(await _found(call)))
+    """One member, with its ETag."""
+    return tagged(_member(await _found(call)))
 
 
 async def update(call: Call) -> Reply:
     """Another role for a member."""
     wanted, member = validated(NewRole, call.body), await _found(call)
     _may_grant(call, member.role, wanted.role)
+    check_match(call, _member(member))
     await members.set_role(call.connection, call.caller.project_id, member, wanted.role, actor=call.caller.actor)
-    return Reply(_member(await _found(call)))
+    return tagged(_member(await _found(call)))
 
 
 async def remove(call: Call) -> Reply:
     """Somebody out of the project."""
     member = await _found(call)
     _may_grant(call, member.role)
+    check_match(call, _member(member))
     await members.remove(call.connection, call.caller.project_id, member, actor=call.caller.actor)
     return Reply(status=204)
 
@@ -98,7 +101,7 @@ async def remove(call: Call) -> Reply:
 async def invitations(call: Call) -> Reply:
     """The open invitations."""
     found = await members.invitations_to(call.connection, call.caller.project_id)
-    return Reply({"data": [_invitation(one) for one in found], "next_cursor": None})
+    return pages.part(call.query, found, lambda one: one.id, as_invited)
 
 
 async def invite(call: Call) -> Reply:
@@ -113,7 +116,7 @@ async def invite(call: Call) -> Reply:
     await members.invite(call.connection, project.id, project.name, email, wanted.role, actor=actor, by=by)
     found = await members.invitations_to(call.connection, project.id)
     made = next(one for one in found if one.email == email)
-    return Reply(_invitation(made), 201, f"/api/v1/invitations/{made.id}")
+    return Reply(as_invited(made), 201, f"/api/v1/invitations/{made.id}")
 
 
 async def withdraw(call: Call) -> Reply:
@@ -129,8 +132,8 @@ _READ, _WRITE = Permission.MEMBERS_READ, Permission.MEMBERS_WRITE
 ENDPOINTS: Final = (
     Endpoint("GET", "/api/v1/members", list_, _READ, query=pages.QUERY),
     Endpoint("GET", "/api/v1/members/{id}", get, _READ),
-    Endpoint("PATCH", "/api/v1/members/{id}", update, _WRITE, body=Body.JSON, model=NewRole, writes=True),
-    Endpoint("DELETE", "/api/v1/members/{id}", remove, _WRITE, writes=True),
+    Endpoint("PATCH", "/api/v1/members/{id}", update, _WRITE, body=Body.JSON, model=NewRole, writes=True, matches=True),
+    Endpoint("DELETE", "/api/v1/members/{id}", remove, _WRITE, writes=True, matches=True),
     Endpoint("GET", "/api/v1/invitations", invitations, _WRITE, query=pages.QUERY),
     Endpoint(
         "POST",

@@ -45,12 +45,14 @@ _PROBLEM: Final = {
     },
 }
 _QUERY: Final[Mapping[str, dict[str, Any]]] = {
-    "limit": {"type": "integer", "minimum": 1, "maximum": 100, "default": 20},
+    "limit": {"type": "integer", "minimum": 1, "maximum": 100, "description": "20 unless said otherwise"},
     "cursor": {"type": "string", "description": "`next_cursor` of the page before"},
     "dry_run": {"type": "boolean", "default": False},
     "prune": {"type": "boolean", "default": False},
     "token": {"type": "string"},
 }
+_ONCE: Final = "A retry with the same one gets the same answer"
+_OBJECT: Final = {"type": "object"}
 _LIST: Final = {
     "type": "object",
     "required": ["data", "next_cursor"],
@@ -114,8 +116,8 @@ def _operation(endpoint: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
         "responses": {**_success(endpoint), **_PROBLEMS},
     }
     if endpoint.creates:
-        operation["parameters"].append(_header("Idempotency-Key", "A retry with the same one gets the same answer"))
-    if endpoint.method in ("PATCH", "DELETE") and "{id}" in endpoint.path:
+        operation["parameters"].append(_header("Idempotency-Key", _ONCE))
+    if endpoint.matches:
         operation["parameters"].append(_header("If-Match", "The ETag of what was read"))
     if endpoint.body is not Body.NONE:
         operation["requestBody"] = _body(endpoint, schemas)
@@ -123,15 +125,16 @@ def _operation(endpoint: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
 
 
 def _account_operation(endpoint: AccountEndpoint, schemas: dict[str, Any]) -> dict[str, Any]:
-    query = frozenset(("token",)) if endpoint.method == "GET" and endpoint.path.endswith("/verify") else frozenset()
     operation: dict[str, Any] = {
         "operationId": _name(endpoint.method, endpoint.path),
         "summary": _summary(endpoint.run.__doc__),
         "tags": ["accounts"],
         "security": [] if endpoint.is_open else [{"session": []}],
-        "parameters": _parameters(endpoint.path, query),
-        "responses": {"204": _NOTHING, "2XX": _json({"type": "object"}), **_PROBLEMS},
+        "parameters": _parameters(endpoint.path, endpoint.query),
+        "responses": {"204": _NOTHING, "2XX": _json(_LIST if "cursor" in endpoint.query else _OBJECT), **_PROBLEMS},
     }
+    if endpoint.creates:
+        operation["parameters"].append(_header("Idempotency-Key", _ONCE))
     if endpoint.body is not None:
         schema = _schema(endpoint.body, schemas)
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}

@@ -15,7 +15,7 @@ from admin.accounts.sessions import Session
 from admin.api import pages
 from admin.api.call import Body, Call, Denied, Endpoint, Reply, invalid, not_found
 from admin.api.keys import make
-from admin.api.resources import validated
+from admin.api.resources import check_match, tagged, validated
 from admin.keys import list_keys
 from admin.nouns import Scope
 from admin.permissions import Permission, Role
@@ -55,7 +55,11 @@ async def create_owned(connection: asyncpg.Connection, session: Session, spec: P
 
 async def own(call: Call) -> Reply:
     """The caller's project, and the mode its key is for."""
-    return Reply({**_represent(await _found(call, call.caller.project_id)), "mode": call.caller.mode})
+    return tagged(await _own(call))
+
+
+async def _own(call: Call) -> dict[str, Any]:
+    return {**_represent(await _found(call, call.caller.project_id)), "mode": call.caller.mode}
 
 
 class NewProject(BaseModel):
@@ -78,6 +82,7 @@ class ProjectUpdate(BaseModel):
 async def update(call: Call) -> Reply:
     """Another name for the caller's project."""
     wanted = validated(ProjectUpdate, call.body)
+    check_match(call, await _own(call))
     await rows.rename(call.connection, call.caller.project_id, wanted.name, actor=call.caller.actor)
     return await own(call)
 
@@ -85,6 +90,7 @@ async def update(call: Call) -> Reply:
 async def delete(call: Call) -> Reply:
     """The caller's project with all that is in it; `confirm` must be its name."""
     project = await _found(call, call.caller.project_id)
+    check_match(call, await _own(call))
     if project.id == PLATFORM_PROJECT_ID:
         raise Denied(problems.CONFLICT, "The platform's own project stays.")
     if call.query.get("confirm") != project.name:
@@ -102,7 +108,9 @@ async def promote(call: Call) -> Reply:
         if key is not None
     }
     tiers = [{"name": change.name, "action": change.action} for change in made.changes]
-    return Reply({"projectId": call.caller.project_id, "tiers": tiers, **shown}, is_secret=bool(shown))
+    return Reply(
+        {"projectId": call.caller.project_id, "tiers": tiers, **shown}, 200, "/api/keys" if shown else None, bool(shown)
+    )
 
 
 async def credentials(call: Call) -> Reply:
@@ -153,6 +161,7 @@ ENDPOINTS: Final = (
         body=Body.JSON,
         model=ProjectUpdate,
         writes=True,
+        matches=True,
     ),
     Endpoint(
         "DELETE",
@@ -160,10 +169,11 @@ ENDPOINTS: Final = (
         delete,
         Permission.PROJECT_DELETE,
         writes=True,
+        matches=True,
         query=frozenset(("confirm",)),
     ),
     Endpoint("GET", "/get-credentials", credentials, Permission.KEYS_READ),
-    Endpoint("POST", "/promote-to-live", promote, Permission.PROJECT_PROMOTE, writes=True),
+    Endpoint("POST", "/promote-to-live", promote, Permission.PROJECT_PROMOTE, writes=True, creates=True),
     Endpoint("GET", _PATH, list_, Permission.PLATFORM, query=pages.QUERY, platform_only=True),
     Endpoint(
         "POST",

@@ -6,15 +6,18 @@ others; the field that names the object cannot be changed. With If-Match an upda
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from hashlib import sha256
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
+import asyncpg
 import orjson
 from pydantic import BaseModel, ValidationError
 
 from admin.api import pages
-from admin.api.call import Body, Call, Denied, Endpoint, Reply, invalid, not_found
+from admin.api.call import Body, Call, Denied, Endpoint, Reply, flag, invalid, not_found
+from admin.changes import Action, Change
 from admin.declare.explain import explain
 from admin.nouns import Noun, Scope, Stored, fields_of
 from admin.permissions import Permission
@@ -25,10 +28,39 @@ S = TypeVar("S", TierSpec, CustomerSpec, IssuerSpec, UpstreamSpec, RouteSpec)
 M = TypeVar("M", bound=BaseModel)
 
 
+Affects = Callable[[asyncpg.Connection, Scope, Stored[S]], Awaitable[Mapping[str, Any]]]
+_PASSING: Final = frozenset(("last_used_at", "lastUsedAt", "pending", "last_signed_in_at"))
+"""What changes by itself."""
+_DRY_RUN: Final = frozenset(("dry_run",))
+
+
+class _Looked(Exception):
+    """Ends the transaction of a dry run."""
+
+
+async def tried(connection: asyncpg.Connection, act: Callable[[], Awaitable[list[Change]]]) -> list[Change]:
+    """The changes that `act` makes, none of which is kept. Raises what it raises."""
+    changes: list[Change] = []
+    try:
+        async with connection.transaction():
+            changes = await act()
+            raise _Looked
+    except _Looked:
+        return changes
+
+
 def endpoints(
-    noun: Noun[S], model: type[S], plural: str, reads: Permission, writes: Permission
+    noun: Noun[S],
+    model: type[S],
+    plural: str,
+    reads: Permission,
+    writes: Permission,
+    affects: Affects[S] | None = None,
 ) -> tuple[Endpoint, ...]:
-    """The five endpoints of a noun under /api/v1/{plural}, and what they need."""
+    """The five endpoints of a noun under /api/v1/{plural}, and what they need.
+
+    With dry_run=true updating and deleting keep nothing and say what would change, and, by `affects`, for whom.
+    """
     path = f"/api/v1/{plural}"
 
     def represent(stored: Stored[S]) -> dict[str, Any]:
@@ -64,33 +96,69 @@ def endpoints(
             raise invalid(noun.IDENTITY, f"names the {noun.NOUN} and cannot be changed; make another one")
         merged = {**before, **in_scope(model, call.body, call.caller.scope)}
         spec = validated(model, merged)
-        await noun.update(call.connection, call.scope, current, spec, actor=call.caller.actor)
+        act = partial(noun.update, call.connection, call.scope, current, spec, actor=call.caller.actor)
+        if flag(call.query, "dry_run"):
+            return await look(call, current, act)
+        await act()
         return tagged(represent(await found(call, current.id)))
 
     async def delete(call: Call) -> Reply:
         """Remove it."""
         current = await found(call, call.params["id"])
         check_match(call, represent(current))
-        await noun.delete(call.connection, call.caller.scope, current, actor=call.caller.actor)
+        act = partial(noun.delete, call.connection, call.caller.scope, current, actor=call.caller.actor)
+        if flag(call.query, "dry_run"):
+            return await look(call, current, act)
+        await act()
         return Reply(status=204)
+
+    async def look(call: Call, current: Stored[S], act: Callable[[], Awaitable[list[Change]]]) -> Reply:
+        changes = await tried(call.connection, act)
+        more = {} if affects is None else {"affected": await affects(call.connection, call.caller.scope, current)}
+        return Reply({"dry_run": True, "changes": [as_told(change) for change in changes], **more})
 
     return (
         Endpoint("GET", path, list_, reads, query=pages.QUERY),
         Endpoint("POST", path, create, writes, body=Body.JSON, model=model, writes=True, creates=True),
         Endpoint("GET", f"{path}/{{id}}", get, reads),
-        Endpoint("PATCH", f"{path}/{{id}}", update, writes, body=Body.JSON, model=model, writes=True),
-        Endpoint("DELETE", f"{path}/{{id}}", delete, writes, writes=True),
+        Endpoint(
+            "PATCH",
+            f"{path}/{{id}}",
+            update,
+            writes,
+            body=Body.JSON,
+            model=model,
+            writes=True,
+            matches=True,
+            query=_DRY_RUN,
+        ),
+        Endpoint("DELETE", f"{path}/{{id}}", delete, writes, writes=True, matches=True, query=_DRY_RUN),
     )
 
 
+def as_told(change: Change) -> dict[str, Any]:
+    """A change, with what an update changed by field."""
+    told: dict[str, Any] = {
+        "action": change.action,
+        "noun": change.noun,
+        "name": change.name,
+        "project_id": change.project_id,
+        "mode": change.mode,
+    }
+    if change.action is Action.UPDATED:
+        told["fields"] = {name: {"before": before, "after": after} for name, (before, after) in change.fields.items()}
+    return told
+
+
 def tagged(data: dict[str, Any]) -> Reply:
-    """An object with its ETag, which changes whenever anything of it does."""
+    """An object with its ETag, which changes whenever somebody changes something of it."""
     return Reply(data, headers={"ETag": etag(data)})
 
 
 def etag(data: dict[str, Any]) -> str:
-    """The strong entity tag of an object as it is shown."""
-    return f'"{sha256(orjson.dumps(data, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]}"'
+    """The entity tag of an object: of what can be changed of it, so that being used does not change it."""
+    lasting = {name: value for name, value in data.items() if name not in _PASSING}
+    return f'"{sha256(orjson.dumps(lasting, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]}"'
 
 
 def check_match(call: Call, data: dict[str, Any]) -> None:

@@ -60,7 +60,7 @@ async def serve(endpoint: Endpoint, store: Store, site: Site, request: web.Reque
     async with store.writing() if endpoint.writes else store.reading() as connection:
         if_match = request.headers.get("If-Match")
         call = Call(connection, caller, request.match_info, query, body, if_match, store.vault)
-        reply = await idempotency.answer_once(call, once, f"{request.method} {request.path}", endpoint.run)
+        reply = await idempotency.answer_once(call, once, f"{request.method} {request.path_qs}", endpoint.run)
     return answers.of_reply(reply)
 
 

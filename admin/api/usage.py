@@ -87,13 +87,18 @@ async def trends(call: Call) -> Reply:
 
 
 async def breakdown(call: Call) -> Reply:
-    """A month by day, customer, key or route."""
+    """A month by day, customer, key or route; `limit` is 100 unless said otherwise."""
     try:
         by = By(call.query.get("by", "day"))
     except ValueError:
         raise invalid("by", f"expected one of {', '.join(By)}") from None
     of = _month(call.query.get("period"))
-    parts = await usage_figures.breakdown(call.connection, *_half(call), of, by, call.query.get("customer"))
+    limit, offset = pages.limit_of(call.query.get("limit", str(pages.MOST))), pages.offset_of(call.query.get("cursor"))
+    customer = call.query.get("customer")
+    found = await usage_figures.breakdown(
+        call.connection, *_half(call), of, by, customer, limit=limit + 1, offset=offset
+    )
+    parts = found[:limit]
     return Reply(
         {
             "period": of.name,
@@ -107,6 +112,7 @@ async def breakdown(call: Call) -> Reply:
                 }
                 for part in parts
             ],
+            "next_cursor": pages.cursor_after(offset + limit) if len(found) > limit else None,
         }
     )
 
@@ -322,7 +328,7 @@ _READ, _WRITE = Permission.USAGE_READ, Permission.USAGE_WRITE
 _LONG: Final = (
     Endpoint("GET", _PATH, summary, _READ, query=_OF_MONTH),
     Endpoint("GET", f"{_PATH}/trends", trends, _READ, query=frozenset(("months", "customer"))),
-    Endpoint("GET", f"{_PATH}/breakdown", breakdown, _READ, query=_OF_MONTH | {"by"}),
+    Endpoint("GET", f"{_PATH}/breakdown", breakdown, _READ, query=_OF_MONTH | {"by"} | pages.QUERY),
     Endpoint("GET", f"{_PATH}/export", export, _READ, query=_OF_MONTH, produces="text/csv"),
     Endpoint("POST", f"{_PATH}/what-if", what_if, _READ, body=Body.JSON),
     Endpoint("GET", f"{_PATH}/events", events, _READ, query=_EVENTS_QUERY),

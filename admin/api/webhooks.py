@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from admin.api import pages
 from admin.api.call import Body, Call, Endpoint, Reply, not_found
-from admin.api.resources import validated
+from admin.api.resources import check_match, tagged, validated
 from admin.permissions import Permission
 from admin.webhooks import rows
 from admin.webhooks.rows import Delivery, EndpointSpec, represent
@@ -43,8 +43,8 @@ async def list_(call: Call) -> Reply:
 
 
 async def get(call: Call) -> Reply:
-    """One endpoint."""
-    return Reply(represent(await _found(call)))
+    """One endpoint, with its ETag."""
+    return tagged(represent(await _found(call)))
 
 
 async def create(call: Call) -> Reply:
@@ -57,23 +57,27 @@ async def create(call: Call) -> Reply:
 
 
 async def update(call: Call) -> Reply:
-    """Replace the fields that are named."""
+    """Replace the fields that are named; with If-Match only if nobody else has changed it since."""
     current = await _found(call)
+    check_match(call, represent(current))
     spec = validated(EndpointSpec, {**current.spec.model_dump(), **call.body})
     await rows.update(call.connection, call.scope, current, spec, actor=call.caller.actor)
-    return Reply(represent(await _found(call)))
+    return tagged(represent(await _found(call)))
 
 
 async def delete(call: Call) -> Reply:
     """Remove it, with what waits for it."""
-    await rows.delete(call.connection, call.scope, await _found(call), actor=call.caller.actor)
+    current = await _found(call)
+    check_match(call, represent(current))
+    await rows.delete(call.connection, call.scope, current, actor=call.caller.actor)
     return Reply(status=204)
 
 
 async def rotate(call: Call) -> Reply:
     """A new secret, shown once; for 24 hours the old one signs as well."""
     secret = await rows.rotate(call.connection, call.scope, await _found(call), actor=call.caller.actor)
-    return Reply({"secret": secret, **represent(await _found(call))}, 201, is_secret=True)
+    endpoint = await _found(call)
+    return Reply({"secret": secret, **represent(endpoint)}, 201, f"{_PATH}/{endpoint.id}", is_secret=True)
 
 
 async def test(call: Call) -> Reply:
@@ -100,10 +104,10 @@ ENDPOINTS: Final = (
     Endpoint("GET", _PATH, list_, _READ, query=pages.QUERY),
     Endpoint("POST", _PATH, create, _WRITE, body=Body.JSON, model=EndpointSpec, writes=True, creates=True),
     Endpoint("GET", f"{_PATH}/{{id}}", get, _READ),
-    Endpoint("PATCH", f"{_PATH}/{{id}}", update, _WRITE, body=Body.JSON, model=EndpointSpec, writes=True),
-    Endpoint("DELETE", f"{_PATH}/{{id}}", delete, _WRITE, writes=True),
-    Endpoint("POST", f"{_PATH}/{{id}}/rotate", rotate, _WRITE, writes=True),
-    Endpoint("POST", f"{_PATH}/{{id}}/test", test, _WRITE, writes=True),
+    Endpoint("PATCH", f"{_PATH}/{{id}}", update, _WRITE, body=Body.JSON, model=EndpointSpec, writes=True, matches=True),
+    Endpoint("DELETE", f"{_PATH}/{{id}}", delete, _WRITE, writes=True, matches=True),
+    Endpoint("POST", f"{_PATH}/{{id}}/rotate", rotate, _WRITE, writes=True, creates=True),
+    Endpoint("POST", f"{_PATH}/{{id}}/test", test, _WRITE, writes=True, creates=True),
     Endpoint("GET", f"{_PATH}/{{id}}/deliveries", deliveries, _READ, query=pages.QUERY),
-    Endpoint("POST", f"{_PATH}/{{id}}/deliveries/{{delivery}}/resend", resend, _WRITE, writes=True),
+    Endpoint("POST", f"{_PATH}/{{id}}/deliveries/{{delivery}}/resend", resend, _WRITE, writes=True, creates=True),
 )

@@ -53,7 +53,8 @@ async def start(view: View) -> Answer:
 
 async def first_key(view: View) -> Answer:
     """Step one: a key, shown on the page that comes back, and nowhere else ever again."""
-    spec = KeySpec(name="First key", kind=KeyKind.SECRET, mode=view.scope.mode)
+    scopes = () if view.may(Permission.ADMIN_KEYS_WRITE) else ("calls",)  # a member's key administers nothing
+    spec = KeySpec(name="First key", kind=KeyKind.SECRET, mode=view.scope.mode, scopes=scopes)
     made = await create_key(view.connection, view.here.id, spec, actor=view.actor)
     return await _start(view, made.key.text)
 

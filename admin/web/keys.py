@@ -6,14 +6,15 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final
 
-from admin.api.call import not_found
-from admin.api.keys import Rotation
+from admin.api.call import Denied, not_found
+from admin.api.keys import TOO_MUCH, Rotation
 from admin.api.resources import validated
 from admin.keys import Key, create_key, get_key, list_keys, revoke_key, rotate_key
-from admin.permissions import Permission
+from admin.permissions import Permission, needed_for
 from admin.web.page import Answer, Html, Page, Redirect, View, Wrong
 from admin.web.paging import shown
 from admin.web.quickstart import examples
+from ledger import problems
 from ledger.keys import KeyKind
 from ledger.specs import KeySpec
 
@@ -29,7 +30,7 @@ GRACES: Final = (
 
 async def list_(view: View) -> Answer:
     page = await shown(view, partial(list_keys, view.connection, view.scope))
-    return Html("keys.html", {"page": page, "now": datetime.now(UTC)})
+    return Html("keys.html", {"page": page, "needed_for": needed_for})
 
 
 async def new(view: View) -> Answer:
@@ -38,6 +39,8 @@ async def new(view: View) -> Answer:
 
 async def create(view: View) -> Answer:
     spec = validated(KeySpec, _fields(view))
+    if not view.may(needed_for(spec.kind, spec.scopes)):
+        raise Wrong(scopes=TOO_MUCH)
     made = await create_key(view.connection, view.here.id, spec, actor=view.actor)
     return Html("key_made.html", {**_shown_once(view, made.key.text, spec.kind), "name": spec.name, "old": None})
 
@@ -86,6 +89,8 @@ async def rotate_page(view: View) -> Answer:
 
 async def rotate(view: View) -> Answer:
     key = await _found(view)
+    if not view.may(needed_for(key.kind, key.scopes)):
+        raise Denied(problems.FORBIDDEN, "This key may do more than your role: an admin or owner rotates it.")
     rotation = validated(Rotation, {"graceSeconds": view.text("graceSeconds", "0")})
     made = await rotate_key(view.connection, key, rotation.graceSeconds, actor=view.actor)
     old = await _found(view)

@@ -17,7 +17,7 @@ from ledger.specs import Email
 
 ROLES: Final = (
     (Role.VIEWER, "Viewer", "Sees usage, customers, tiers, routes and the team."),
-    (Role.MEMBER, "Member", "Also makes keys and customers, and sees the audit log."),
+    (Role.MEMBER, "Member", "Also makes customers, and keys that do not administer; sees the audit log."),
     (Role.ADMIN, "Admin", "Also changes tiers, routes, billing and the team."),
     (Role.OWNER, "Owner", "Everything, and may delete the project."),
 )

@@ -9,11 +9,11 @@ from functools import partial
 from typing import Any, Final
 
 from admin.api.call import not_found
-from admin.api.resources import validated
-from admin.changes import Change
+from admin.api.resources import tried, validated
 from admin.nouns import Stored, fields_of
 from admin.permissions import Permission
 from admin.tiers import rows
+from admin.tiers.affected import affected
 from admin.web.page import Answer, Html, Page, Redirect, View, Wrong
 from admin.web.paging import shown
 from ledger import sql
@@ -33,14 +33,6 @@ class QuotaRow:
     limit: str = ""
     beyond: str = "hard"
     price: str = ""
-
-
-class _Preview(Exception):
-    """Ends the transaction of a look at what would change."""
-
-    def __init__(self, changes: list[Change]) -> None:
-        super().__init__()
-        self.changes = changes
 
 
 async def list_(view: View) -> Answer:
@@ -86,18 +78,14 @@ async def update(view: View) -> Answer:
     if view.text("do") == "save":
         await rows.update(view.connection, view.scope, tier, spec, actor=view.actor)
         return Redirect("/dashboard/tiers", f"Tier {spec.name} is changed. Gateways follow within a second.")
-    try:
-        async with view.connection.transaction():
-            raise _Preview(await rows.update(view.connection, view.scope, tier, spec, actor=view.actor))
-    except _Preview as found:
-        changes = found.changes
-    affected = await view.connection.fetchval(_SQL["affected"], tier.id)
-    by_default = await view.connection.fetchval(_SQL["without"], view.here.id, view.scope.mode)
+    changes = await tried(
+        view.connection, partial(rows.update, view.connection, view.scope, tier, spec, actor=view.actor)
+    )
     own = next((change for change in changes if change.object_id == tier.id), None)
     others = [change.name for change in changes if change.object_id != tier.id]
     preview = {
         "fields": own.fields if own else {},
-        "affected": affected + (by_default if tier.spec.default else 0),
+        "affected": await affected(view.connection, view.scope, tier),
         "others": others,
     }
     return Html("tier_form.html", _form(view, tier, preview))
@@ -105,9 +93,7 @@ async def update(view: View) -> Answer:
 
 async def delete_page(view: View) -> Answer:
     tier = await _found(view)
-    return Html(
-        "tier_delete.html", {"tier": tier, "affected": await view.connection.fetchval(_SQL["affected"], tier.id)}
-    )
+    return Html("tier_delete.html", {"tier": tier, "affected": await affected(view.connection, view.scope, tier)})
 
 
 async def delete(view: View) -> Answer:

@@ -6,6 +6,3 @@ WHERE project_id = $1 AND mode = $2 AND status <> 'canceled' GROUP BY tier_id
 -- Customers without a subscription: the default tier serves them.
 SELECT (SELECT count(*) FROM customers WHERE project_id = $1 AND mode = $2)
      - (SELECT count(*) FROM subscriptions WHERE project_id = $1 AND mode = $2 AND status <> 'canceled')
-
--- name: affected
-SELECT count(*) FROM subscriptions WHERE tier_id = $1 AND status <> 'canceled'

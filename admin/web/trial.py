@@ -1,7 +1,8 @@
 """/dashboard/routes/{id}/try: one request through the gateway, and what happened to it step by step.
 
-It goes to our own public origin and nowhere else, with a secret key that is made for it, lives a minute and is revoked
-at once. Bounds: 10 s, 16 KiB of the answer shown, two trials at a time in a process.
+It goes to our own public origin and nowhere else, with a secret key that is made for it, has the route's scopes and no
+say in the project, lives a minute and is revoked at once. Bounds: 10 s, 16 KiB of the answer shown, two trials at a time
+in a process.
 """
 
 from __future__ import annotations
@@ -15,15 +16,18 @@ from uuid import UUID
 
 import aiohttp
 import asyncpg
+import orjson
 from yarl import URL
 
 from admin.api.call import not_found
 from admin.keys import create_key, get_key, revoke_key
 from admin.nouns import Stored
-from admin.permissions import Permission
+from admin.permissions import Permission, needed_for
 from admin.routes import rows
 from admin.web.page import Answer, Html, Page, View, Wrong
+from admin.web.steps import steps
 from ledger import sql
+from ledger.keys import KeyKind
 from ledger.specs import AuthMode, KeySpec, RouteSpec
 
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD")
@@ -32,6 +36,8 @@ _MOST: Final = 16_384
 _SEEN_WITHIN_S: Final = 3.0
 _PATH = re.compile(r"/[\x21-\x7e]{0,2000}")
 _AT_ONCE = asyncio.Semaphore(2)
+_NO_SAY: Final = "calls"
+"""The scope of a trial's key where the route asks for none: a key without scopes administers the project."""
 _SHOWN: Final = ("ratelimit", "ratelimit-policy", "retry-after", "x-request-id", "content-type", "www-authenticate")
 
 _SQL = sql.load("admin.web", "trial.sql")
@@ -75,8 +81,14 @@ async def run(view: View) -> Answer:
         headers["Content-Type"] = "application/json" if body[:1] in (b"{", b"[") else "text/plain"
     key_id = None
     if route.spec.auth is not AuthMode.NONE:
+        scopes = route.spec.scopes or (_NO_SAY,)
+        if not view.may(needed_for(KeyKind.SECRET, scopes)):
+            raise Wrong(form="This route asks for a scope that your role may not hand out.")
         spec = KeySpec(
-            name="Trial (for a minute)", mode=view.scope.mode, expires_at=datetime.now(UTC) + timedelta(minutes=1)
+            name="Trial (for a minute)",
+            mode=view.scope.mode,
+            scopes=scopes,
+            expires_at=datetime.now(UTC) + timedelta(minutes=1),
         )
         made = await create_key(view.connection, view.here.id, spec, actor=view.actor)
         key_id = made.id
@@ -88,7 +100,9 @@ async def run(view: View) -> Answer:
         if key_id is not None and (key := await get_key(view.connection, key_id)) is not None:
             await revoke_key(view.connection, key, actor=view.actor)
     result |= {"method": method, "path": path, "user": user, "has_key": key_id is not None}
-    result["event"] = await _event(view.connection, view.here.id, result.get("request_id"))
+    if not result["error"]:
+        event = await _event(view.connection, view.here.id, result["request_id"])
+        result["steps"] = steps(route.spec.name, result, event)
     return Html("trial.html", _context(route, result))
 
 
@@ -130,7 +144,7 @@ async def _event(connection: asyncpg.Connection, project_id: str, request_id: st
     while True:
         row = await connection.fetchrow(_SQL["event"], project_id, event_id)
         if row is not None or time.monotonic() > deadline:
-            return None if row is None else dict(row)
+            return None if row is None else {**row, "meters": orjson.loads(row["meters"])}
         await asyncio.sleep(0.1)
 
 

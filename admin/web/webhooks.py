@@ -5,8 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Final
 
-import asyncpg
-
+from admin.api.alerts import recent
 from admin.api.call import not_found
 from admin.api.resources import validated
 from admin.permissions import Permission
@@ -15,14 +14,12 @@ from admin.web.page import Answer, Html, Page, Redirect, View, Wrong
 from admin.web.paging import shown
 from admin.webhooks import rows
 from admin.webhooks.rows import Endpoint, EndpointSpec
-from ledger import sql
 from ledger.webhooks.emit import TYPES
 
 _PATH: Final = "/dashboard/webhooks"
 _THRESHOLDS: Final = (50, 80, 90, 100)
+_TOLD: Final = 50
 _EVENTS: Final = tuple(name for name in TYPES if name != "test.sent")
-
-_SQL = sql.load("admin.web", "webhooks.sql")
 
 
 async def list_(view: View) -> Answer:
@@ -108,7 +105,7 @@ async def delete(view: View) -> Answer:
 
 async def alerts(view: View) -> Answer:
     settings = await projects.alert_settings(view.connection, view.here.id)
-    told: list[asyncpg.Record] = await view.connection.fetch(_SQL["alerts"], view.here.id, view.scope.mode)
+    told = await recent(view.connection, view.here.id, view.scope.mode, None, _TOLD)
     context: dict[str, Any] = {"settings": settings, "thresholds": _THRESHOLDS, "told": told}
     return Html("alerts.html", context)
 

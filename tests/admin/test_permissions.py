@@ -14,6 +14,7 @@ EXPECTED = {
     "project.delete": "o    ",
     "keys.read": "oamvk",
     "keys.write": "oam k",
+    "admin_keys.write": "oa  k",
     "customers.read": "oamvk",
     "customers.write": "oam k",
     "tiers.read": "oamvk",

@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from admin.app import Running, running
 from admin.declare import apply
 from admin.keys import create_key
+from config.encryption import new_key
 from config.settings import AdminSettings, Settings
 from ledger.ids import PLATFORM_PROJECT_ID
 from ledger.specs import KeySpec
@@ -113,7 +114,9 @@ class World:
 async def control_plane(postgres_url: str) -> AsyncIterator[Running]:
     """The control plane on free ports."""
     admin = AdminSettings(port=0, metrics_port=0, max_body_bytes=65_536)
-    async with running(Settings(postgres_url=SecretStr(postgres_url), admin=admin)) as where:
+    async with running(
+        Settings(postgres_url=SecretStr(postgres_url), admin=admin, encryption_keys=SecretStr(new_key()))
+    ) as where:
         yield where
 
 

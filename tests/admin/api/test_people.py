@@ -10,6 +10,7 @@ from tests.admin.people import post_mail
 from tests.admin.web.conftest import Enter, enter
 
 __all__ = ["enter"]
+PEOPLE = (("owner", Role.OWNER), ("vera", None), ("eve", None))
 MEMBERS, INVITATIONS = "/api/v1/members", "/api/v1/invitations"
 
 
@@ -40,6 +41,43 @@ async def test_an_invitation_is_for_its_address_alone(world: World, enter: Enter
     vera = await enter("vera@example.com", None)
     await vera.open("/dashboard/invitations")
     assert "No invitation is open" in vera.html
+
+
+async def test_an_invitation_is_answered_by_api(world: World, enter: Enter) -> None:
+    owner, vera, eve = [await enter(f"{name}@example.com", role) for name, role in PEOPLE]
+    made = (await owner.browser.post(INVITATIONS, {"email": "vera@example.com", "role": "viewer"})).json
+    listed = (await vera.browser.get("/auth/invitations")).json["data"]
+    assert [(one["id"], one["project"]["name"], one["role"]) for one in listed] == [(made["id"], "Shop", "viewer")]
+    path = f"/auth/invitations/{made['id']}"
+    for method, one in (("POST", f"{path}/accept"), ("DELETE", path)):
+        assert (await eve.browser(method, one)).status == 404
+    csrf, vera.browser.csrf = vera.browser.csrf, ""
+    assert (await vera.browser.post(f"{path}/accept")).code == "csrf"
+    vera.browser.csrf = csrf
+    assert (await vera.browser.post(f"{path}/accept")).json["role"] == "viewer"
+    assert (await vera.browser.post(f"{path}/accept")).status == 404
+    again = (await owner.browser.post(INVITATIONS, {"email": "eve@example.com", "role": "admin"})).json
+    assert (await eve.browser("DELETE", f"/auth/invitations/{again['id']}")).status == 204
+    assert (await eve.browser.get("/auth/invitations")).json["data"] == []
+    assert (await eve.browser.get("/projects")).json["data"] == []
+
+
+async def test_a_project_is_made_once(world: World, enter: Enter) -> None:
+    ada, eve = await enter("ada@example.com", None), await enter("eve@example.com", None)
+    first = await ada.browser.post("/projects", {"name": "Mine"}, Idempotency_Key="k")
+    again = await ada.browser.post("/projects", {"name": "Mine"}, Idempotency_Key="k")
+    assert (first.status, again.status, again.json) == (201, 201, first.json)
+    assert (await ada.browser.post("/projects", {"name": "Other"}, Idempotency_Key="k")).status == 422
+    assert (await eve.browser.post("/projects", {"name": "Hers"}, Idempotency_Key="k")).status == 201
+    assert (await ada.browser.post("/projects", {"name": "Third"}, Idempotency_Key="a b")).status == 422
+    assert [one["name"] for one in (await ada.browser.get("/projects")).json["data"]] == ["Mine"]
+
+
+async def test_going_live_twice_with_one_key_tells_where_the_keys_are(world: World) -> None:
+    await world.pg.execute("UPDATE keys SET revoked_at = now() WHERE mode = 'live'")
+    assert (await world.test.post("/promote-to-live", Idempotency_Key="k")).status == 200
+    again = await world.test.post("/promote-to-live", Idempotency_Key="k")
+    assert (again.status, again.code, "/api/keys" in again.json["detail"]) == (409, "key_shown", True)
 
 
 @pytest.mark.parametrize("role", [Role.ADMIN, Role.OWNER])

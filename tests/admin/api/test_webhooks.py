@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from pydantic import SecretStr
 
-from admin.app import Running, running
 from admin.credentials import reseal
-from config.encryption import new_key
-from config.settings import AdminSettings, Settings
 from ledger.vault import Vault
 from tests.admin.api.conftest import World
 
 PATH = "/api/v1/webhooks"
 URL = "https://hooks.example.com/tollgate"
-
-
-@pytest.fixture
-async def control_plane(postgres_url: str) -> AsyncIterator[Running]:
-    """One that has an encryption key."""
-    admin = AdminSettings(port=0, metrics_port=0)
-    settings = Settings(postgres_url=SecretStr(postgres_url), admin=admin, encryption_keys=SecretStr(new_key()))
-    async with running(settings) as where:
-        yield where
 
 
 async def made(world: World, **fields: Any) -> Any:
