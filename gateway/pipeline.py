@@ -271,7 +271,8 @@ def verdict(gw: Gateway, ex: Exchange, plan: Plan, reply: list[int] | None) -> b
         return alone(gw, ex, plan)
     if reply[0] == ADMITTED:
         gw.metrics.admissions[Admission.ADMITTED] += 1
-        plan.seen = reply
+        if plan.policy is StoreFailure.SHARE:
+            plan.seen = reply
         if plan.is_shadow and (beyond := would_have_refused(plan, reply)) is not None:
             gw.metrics.counts["would_have_refused_total"] += 1
             return limit_headers(plan, reply) + b"X-Tollgate-Would-Refuse: %b\r\n" % beyond.encode()

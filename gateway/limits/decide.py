@@ -39,28 +39,27 @@ class Denial(NamedTuple):
 
 def limit_headers(plan: Plan, reply: Sequence[int]) -> bytes:
     """The rate-limit fields of an answer, from the admit script's reply."""
-    if not plan.header_format:
+    form, windows, quotas = plan.fields
+    if not form:
         return b""
     now = reply[1]
     values: list[int] = []
     at = 2
-    for window in plan.windows:
-        count, oldest = reply[at], reply[at + 1]
-        remaining = window.limit - count
+    for limit, length_ms in windows:
+        remaining, oldest = limit - reply[at], reply[at + 1]
         values.append(remaining if remaining > 0 else 0)
-        values.append((oldest + window.length_ms - now + 999) // 1000 if oldest else 0)
+        values.append((oldest + length_ms - now + 999) // 1000 if oldest else 0)
         at += 2
-    if plan.limited:
-        left = plan.period_end - now // 1000
-        for quota in plan.quotas:
-            if quota.limit is not None:
-                remaining = quota.limit - reply[at]
-                values.append(remaining if remaining > 0 else 0)
-                values.append(left if left > 0 else 0)
-            at += 1
+    left = plan.period_end - now // 1000
+    for quota in quotas:
+        if quota is not None:
+            remaining = quota - reply[at]
+            values.append(remaining if remaining > 0 else 0)
+            values.append(left if left > 0 else 0)
+        at += 1
     values.append(values[0])
     values.append(values[1])
-    return plan.header_format % tuple(values)
+    return form % tuple(values)
 
 
 def would_have_refused(plan: Plan, reply: Sequence[int]) -> str | None:

@@ -153,7 +153,7 @@ class Limiter:
         ex.plan = plan
         ex.limiter = self
         ex.admitting = True
-        redis.send(_admit_command(ex, plan), ex)
+        redis.send(plan.admit_command(ex.id, ex.at_ms), ex)
         return True
 
     def refused(self, ex: Exchange, reply: Any) -> None:
@@ -161,7 +161,7 @@ class Limiter:
         if isinstance(reply, hiredis.ReplyError):
             if str(reply).startswith("NOSCRIPT") and ex.admitting:
                 self.redis.reload_scripts()
-                self.redis.send(_admit_command(ex, ex.plan), ex)
+                self.redis.send(ex.plan.admit_command(ex.id, ex.at_ms), ex)
                 return
             self.redis.errors += 1
             _log.error("redis refused an admission: %s", reply)
@@ -178,7 +178,7 @@ class Limiter:
 
     def hold(self, ex: Exchange, plan: Plan) -> bool:
         """Write down that `ex` is admitted without Redis. False: it cannot be, since nothing would count it."""
-        if not self._hold(hold_record(plan, ex.id, ex.at_ms, _hold(ex, plan))):
+        if not self._hold(hold_record(plan, ex.id, ex.at_ms)):
             return False
         ex.plan = plan
         ex.limiter = self
@@ -512,15 +512,6 @@ class _Batch:
 
     def on_timeout(self) -> None:
         pass  # its reply, or LOST, still comes
-
-
-def _hold(ex: Exchange, plan: Plan) -> bytes:
-    return b'{"id":"%b","at":%d,%b' % (ex.id, ex.at_ms, plan.hold)
-
-
-def _admit_command(ex: Exchange, plan: Plan) -> bytes:
-    hold = b'{"id":"%b","at":%d,%b' % (ex.id, ex.at_ms, plan.hold)
-    return b"%b$32\r\n%b\r\n$%d\r\n%b\r\n%b" % (plan.admit_head, ex.id, len(hold), hold, plan.admit_tail)
 
 
 def _corrected(

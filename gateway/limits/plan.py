@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 WINDOW_MS: Final = 60_000
 BURST_MINUTES: Final = 5
 """What a burst uses beyond the rate is regained within so many minutes."""
+_ID_DIGITS: Final = 32
+_AT_DIGITS: Final = 13
+_AT_DIGITS_FROM: Final = 10 ** (_AT_DIGITS - 1)
+"""Times in Unix ms have 13 digits, from 2001 to 2286."""
 
 ADMIT: Final = resources.files("gateway.limits").joinpath("admit.lua").read_text()
 ADMIT_TO_PLACES: Final = (
@@ -82,6 +86,18 @@ class Priced(NamedTuple):
     key: str
 
 
+class LimitFields(NamedTuple):
+    """The rate-limit fields of answers, the same for all plans with the same limits.
+
+    `format` takes remaining and reset of each window and each limited quota, then of the first of them; b"" where there
+    is no limit. `windows` are limit and length in ms, `quotas` the limits, None where there is none.
+    """
+
+    format: bytes
+    windows: tuple[tuple[int, int], ...]
+    quotas: tuple[int | None, ...]
+
+
 class Reserves(Protocol):
     """What is reserved by estimate and known afterwards (gateway.metering.metering.Metering)."""
 
@@ -92,27 +108,28 @@ class Reserves(Protocol):
 class Plan:
     """See the module.
 
+    `admission` is the admit script's call as a format of an id, the id again and a time (`admit_command`); `hold_in` and
+    `identity_in` say where in it are what a reservation says after its time, and who it is for. With many keys a request
+    costs what it touches of a plan, so what it needs of one is in few pieces, and what plans have in common is kept once.
     `denial` is a reply that refused, with the monotonic second it came; it stands until `denied_until`. `late_event` is
     the event of a count that stands although nobody waits for its verdict any more (b"": it is undone). `seen` is the last
-    reply that admitted a request, None before the first.
+    reply that admitted a request, None before the first, and where the policy has no use for it.
     `metering` is None where all quantities are fixed; else the last of `quotas` are its meters, in its order, with what is
     reserved for them.
     """
 
     __slots__ = (
-        "admit_head",
-        "admit_tail",
+        "admission",
         "customer",
         "denial",
         "denied_until",
+        "fields",
+        "gateway",
         "generation",
-        "header_format",
-        "held_by",
-        "hold",
-        "identity",
+        "hold_in",
+        "identity_in",
         "is_shadow",
         "late_event",
-        "limited",
         "metering",
         "meters",
         "meters_json",
@@ -154,16 +171,14 @@ class Plan:
     priced: tuple[Priced, ...]
     reservations: str
     stream: str
-    identity: bytes
     is_shadow: bool
-    held_by: bytes
-    hold: bytes
     settle_keys: bytes
     meters_json: bytes
-    admit_head: bytes
-    admit_tail: bytes
-    header_format: bytes
-    limited: tuple[Quota, ...]
+    admission: bytes
+    hold_in: slice
+    identity_in: slice
+    gateway: str
+    fields: LimitFields
     late_event: bytes
     denied_until: float
     denial: Any
@@ -171,18 +186,37 @@ class Plan:
     refused_until: float
     seen: list[int] | None
 
+    @property
+    def identity(self) -> bytes:
+        """Who a request of this plan is for, as members of a JSON object."""
+        return self.admission[self.identity_in]
 
-_Text = TypeVar("_Text", str, bytes)
+    def hold(self, event_id: bytes, at_ms: int) -> bytes:
+        """The reservation of a request (JSON)."""
+        return b'{"id":"%b","at":%d,%b' % (event_id, at_ms, self.admission[self.hold_in])
+
+    def admit_command(self, event_id: bytes, at_ms: int) -> bytes:
+        """The admit script's call for a request; `event_id` has 32 digits."""
+        command = self.admission % (event_id, event_id, at_ms)
+        if _AT_DIGITS_FROM <= at_ms < _AT_DIGITS_FROM * 10:
+            return command
+        length = len(self.hold(event_id, at_ms))  # the clock is off by decades: the format's length is not this one's
+        opening = b'\r\n{"id":"%b' % event_id
+        usual = length - len(b"%d" % at_ms) + _AT_DIGITS
+        return command.replace(b"$%d%b" % (usual, opening), b"$%d%b" % (length, opening), 1)
 
 
-def _the_one(text: _Text) -> _Text:
-    """The first of equal texts: plans of a tier's customers share much, and with many keys memory is what is slow."""
-    return cast(_Text, _kept(text))
+_Value = TypeVar("_Value")
 
 
-@lru_cache(4_096)
-def _kept(text: str | bytes) -> str | bytes:
-    return text
+def _the_one(value: _Value) -> _Value:
+    """The first of equal values: plans of a tier's customers share much, and with many keys memory is what is slow."""
+    return cast(_Value, _kept(value))
+
+
+@lru_cache(4_096, typed=True)
+def _kept(value: Any) -> Any:
+    return value
 
 
 def bulk(data: bytes) -> bytes:
@@ -226,7 +260,7 @@ def make_plan(
     plan.metering = metering
     plan.mode = mode
     estimates = {} if metering is None else metering.estimates
-    plan.period_start, plan.period_end = int(start.timestamp()), int(end.timestamp())
+    plan.period_start, plan.period_end = _the_one(int(start.timestamp())), _the_one(int(end.timestamp()))
     plan.reservations, plan.stream = _the_one(names.reservations(shard)), _the_one(names.usage_stream(shard))
     plan.windows = tuple(_windows(shard, project_id, principal, customer, tier, route, shards, address))
     plan.quotas = tuple(
@@ -241,23 +275,21 @@ def make_plan(
     plan.priced = _priced(plan, shard, f"{mode}:{owner}")
     plan.places = _places(shard, project_id, customer, tier, route, shards)
     plan.place_keys = tuple(place.key for place in plan.places)
-    plan.limited = tuple(q for q in plan.quotas if q.limit is not None)
     who: dict[str, Any] = {"project": project_id, "mode": mode, "customer": customer.id if customer else None}
     if customer is not None and not customer.is_known:
         who["external"] = customer.external_id
     who["key"] = principal.key_id if principal else None
     who["route"] = route.id if route else None
-    plan.identity = orjson.dumps(who)[1:-1]
+    identity = _json(who)[1:-1]
     hold: dict[str, Any] = {"gateway": gateway, "meters": meters | estimates}
     hold["hold"] = [[q.key, q.quantity] for q in plan.quotas]
     if plan.places:
         hold["places"] = plan.place_keys
-    plan.held_by = plan.identity + b"," + orjson.dumps({"gateway": gateway})[1:-1]
-    plan.hold = plan.identity + b"," + orjson.dumps(hold)[1:]
+    plan.gateway = gateway
     plan.meters_json = _the_one(orjson.dumps(meters)[1:-1])
     plan.settle_keys = _the_one(bulk(plan.reservations.encode()) + bulk(plan.stream.encode()))
-    plan.admit_head, plan.admit_tail = _admit_command(plan, idempotency and names.idempotency(shard, idempotency))
-    plan.header_format = _the_one(_header_format(plan))
+    _write_admission(plan, identity, b"," + _json(hold)[1:], idempotency and names.idempotency(shard, idempotency))
+    plan.fields = _the_one(_limit_fields(plan))
     plan.late_event = b""
     plan.denied_until = 0.0
     plan.denial = None
@@ -328,8 +360,8 @@ def _rate(name: str, per_minute: int, burst: int | None, shard: int, scope: str)
     return [minute, Window(f"{name}-burst", limit, several, BURST_MINUTES * WINDOW_MS)]
 
 
-def _admit_command(plan: Plan, marker: str | None) -> tuple[bytes, bytes]:
-    """The admit script's call, split where the reservation goes in."""
+def _write_admission(plan: Plan, identity: bytes, hold: bytes, marker: str | None) -> None:
+    """Write the admit script's call, as a format; `hold` is what follows the identity in a reservation."""
     keys = [
         plan.reservations,
         *(w.key for w in plan.windows),
@@ -350,10 +382,31 @@ def _admit_command(plan: Plan, marker: str | None) -> tuple[bytes, bytes]:
         for priced in plan.priced:
             prices += (str(priced.included), priced.price)
     ends = [*(str(place.limit) for place in plan.places), str(len(plan.places))] if plan.places else []
-    head = b"*%d\r\n" % (3 + len(keys) + 2 + len(tail) + len(prices) + len(ends))
-    packed = encode(("EVALSHA", ADMIT_TO_PLACES_SHA if plan.places else ADMIT_SHA, str(len(keys)), *keys))
-    head += packed[packed.index(b"\r\n") + 2 :]
-    return head, _the_one(b"".join([*(bulk(b"%d" % v) for v in tail), *(bulk(p.encode()) for p in prices + ends)]))
+    script = ADMIT_TO_PLACES_SHA if plan.places else ADMIT_SHA
+    packed = encode(("EVALSHA", script, str(len(keys)), *keys)).replace(b"%", b"%%")
+    head = b"*%d%b" % (3 + len(keys) + 2 + len(tail) + len(prices) + len(ends), packed[packed.index(b"\r\n") :])
+    opening = b'{"id":"%b","at":%d,'
+    length = len(opening) - len(b"%b%d") + _ID_DIGITS + _AT_DIGITS + len(identity) + len(hold)
+    head += b"$%d\r\n%%b\r\n$%d\r\n%b" % (_ID_DIGITS, length, opening)
+    rest = b"".join([*(bulk(b"%d" % v) for v in tail), *(bulk(p.encode()) for p in prices + ends)])
+    plan.admission = b"%b%b%b\r\n%b" % (head, identity, hold, rest)
+    plan.identity_in = _part(len(head), len(identity))
+    plan.hold_in = _part(len(head), len(identity) + len(hold))
+
+
+@lru_cache(4_096)
+def _part(start: int, length: int) -> slice:
+    return slice(start, start + length)
+
+
+def _json(value: Any) -> bytes:
+    """JSON without a percent sign, which would mean something in a format."""
+    return orjson.dumps(value).replace(b"%", b"\\u0025")
+
+
+def _limit_fields(plan: Plan) -> LimitFields:
+    windows = tuple([(window.limit, window.length_ms) for window in plan.windows])
+    return LimitFields(_header_format(plan), windows, tuple([quota.limit for quota in plan.quotas]))
 
 
 def _header_format(plan: Plan) -> bytes:
@@ -362,16 +415,17 @@ def _header_format(plan: Plan) -> bytes:
     Its values, in order: remaining and reset of each window and each limited quota; remaining and reset of the first.
     """
     policies, limits = [], []
+    limited = [quota for quota in plan.quotas if quota.limit is not None]
     for window in plan.windows:
         policies.append(f'"{window.name}";q={window.limit};w={window.length_ms // 1000}')
         limits.append(f'"{window.name}";r=%d;t=%d')
-    for quota in plan.limited:
+    for quota in limited:
         unit = ';qu="requests"' if quota.meter == "requests" else ""
         policies.append(f'"{quota.meter}";q={quota.limit};w={plan.period_end - plan.period_start}{unit}')
         limits.append(f'"{quota.meter}";r=%d;t=%d')
     if not policies:
         return b""
-    first = plan.windows[0].limit if plan.windows else plan.limited[0].limit
+    first = plan.windows[0].limit if plan.windows else limited[0].limit
     return (
         f"RateLimit-Policy: {', '.join(policies)}\r\nRateLimit: {', '.join(limits)}\r\n"
         f"X-RateLimit-Limit: {first}\r\nX-RateLimit-Remaining: %d\r\nX-RateLimit-Reset: %d\r\n"

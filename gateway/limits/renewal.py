@@ -55,7 +55,8 @@ class Part(NamedTuple):
         beginning: dict[str, Any] = {"id": self.id.decode(), "at": self.at_ms, "is_part": True}  # which fills no window
         if self.places:
             beginning["places"] = self.places
-        return orjson.dumps(beginning)[:-1] + b"," + self.plan.held_by + b","
+        by = orjson.dumps({"gateway": self.plan.gateway})[1:-1]
+        return b"%b,%b,%b," % (orjson.dumps(beginning)[:-1], self.plan.identity, by)
 
 
 Corrections = Sequence[tuple[str, int]]

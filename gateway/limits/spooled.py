@@ -38,14 +38,14 @@ def settle_record(keys: bytes, arguments: bytes, key_count: int, argument_count:
     )
 
 
-def hold_record(plan: Plan, event_id: bytes, at_ms: int, hold: bytes) -> bytes:
-    """A request admitted without Redis; `hold` is the reservation it would have."""
+def hold_record(plan: Plan, event_id: bytes, at_ms: int) -> bytes:
+    """A request admitted without Redis."""
     return orjson.dumps(
         {
             "kind": "hold",
             "id": event_id.decode(),
             "at": at_ms,
-            "hold": hold.decode(),
+            "hold": plan.hold(event_id, at_ms).decode(),
             "reservations": plan.reservations,
             "windows": [[window.key, window.length_ms] for window in plan.windows],
             "quotas": [[quota.key, quota.quantity, plan.period_end] for quota in plan.quotas],

@@ -39,10 +39,7 @@ class Places:
         return self.redis.execute_command(*reader.gets())
 
     def admit(self, of: Plan, number: int) -> list[int]:
-        event_id = b"%032x" % number
-        hold = b'{"id":"%b","at":1,%b' % (event_id, of.hold)
-        command = b"%b$32\r\n%b\r\n$%d\r\n%b\r\n%b" % (of.admit_head, event_id, len(hold), hold, of.admit_tail)
-        reply: list[int] = self.call(command)
+        reply: list[int] = self.call(of.admit_command(b"%032x" % number, 1))
         return reply
 
     def settle(self, of: Plan, number: int) -> None:
@@ -151,4 +148,4 @@ def test_without_such_a_limit_the_admission_is_what_it_was() -> None:
     p = limited(None)
     assert (p.places, p.place_keys) == ((), ())
     assert b"places" not in p.hold
-    assert names.places(0, "x").encode() not in p.admit_head
+    assert names.places(0, "x").encode() not in p.admission

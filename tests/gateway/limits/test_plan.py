@@ -23,10 +23,14 @@ def seconds(*date: int) -> int:
     return int(datetime(*date, tzinfo=UTC).timestamp())
 
 
-def admission(made: Plan) -> list[bytes]:
-    """The admit call with its two variable arguments filled in, as Redis reads it."""
+ID = b"01890000000070008000000000000001"
+AT = 1_773_000_000_000
+
+
+def admission(made: Plan, at_ms: int = AT) -> list[bytes]:
+    """The admit call of a request, as Redis reads it."""
     reader = hiredis.Reader()
-    reader.feed(made.admit_head + b"$2\r\nid\r\n$4\r\nhold\r\n" + made.admit_tail)
+    reader.feed(made.admit_command(ID, at_ms))
     command: list[bytes] = reader.gets()
     assert reader.gets() is False, "more bytes than the command"
     return command
@@ -49,14 +53,14 @@ def test_every_limit_that_applies_is_in_the_plan() -> None:
         ("requests", 1000, 1, names.quota(SHARD, "live:cus_ada", "requests", start)),
         ("tokens", None, 20, names.quota(SHARD, "live:cus_ada", "tokens", start)),
     ]
-    assert [q.meter for q in made.limited] == ["requests"]
+    assert made.fields.quotas == (1000, None)
 
 
 def test_without_a_customer_the_project_is_counted() -> None:
     made = plan(key=principal())
     assert made.windows == ()
     assert [q.key for q in made.quotas] == [names.quota(OF_PROJECT, f"live:{PROJECT}", "requests", seconds(2026, 3, 1))]
-    assert made.header_format == b""
+    assert made.fields.format == b""
 
 
 @pytest.mark.parametrize(
@@ -86,14 +90,30 @@ def test_the_admission_is_a_command_that_only_lacks_its_reservation() -> None:
     end = b"%d" % seconds(2026, 4, 1)
     assert admission(made) == [
         b"EVALSHA", ADMIT_SHA, b"6", *(key.encode() for key in keys),
-        b"id", b"hold", b"1", b"2", b"1", b"60", b"%d" % WINDOW_MS, b"1000", b"1", end, b"-1", b"20", end,
+        ID, made.hold(ID, AT), b"1", b"2", b"1", b"60", b"%d" % WINDOW_MS, b"1000", b"1", end, b"-1", b"20", end,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("at_ms", [0, 7, AT, 9_999_999_999_999, 10_000_000_000_000])
+def test_the_call_is_whole_whatever_the_clock_says(at_ms: int) -> None:
+    made = plan(tier(60, requests=1000))
+    told = orjson.loads(admission(made, at_ms)[8])
+    assert (told["id"], told["at"], told["hold"]) == (ID.decode(), at_ms, [[made.quotas[0].key, 1]])
+
+
+def test_percent_signs_are_only_themselves() -> None:
+    stranger = customer(tier(requests=9), external_id="100%d%b%", is_known=False, id="cus_%s%%")
+    made = plan(who=stranger, key=principal(), on=route())
+    told = admission(made)
+    assert made.quotas[0].key.encode() in told
+    assert orjson.loads(told[told.index(ID) + 1])["external"] == "100%d%b%"
+    assert orjson.loads(b"{%b}" % made.identity)["customer"] == "cus_%s%%"
 
 
 @pytest.mark.parametrize("external", ["ada", 'quote " and \\', "ü\u2028\U0001f600"])
 def test_what_is_held_is_json_that_names_who_and_how_much(external: str) -> None:
     made = plan(who=customer(tier(requests=9), external_id=external, is_known=False), key=principal(), on=route())
-    assert orjson.loads(b'{"id":"x","at":1,' + made.hold) == {
+    assert orjson.loads(made.hold(b"x", 1)) == {
         "id": "x",
         "at": 1,
         "project": PROJECT,
@@ -121,7 +141,7 @@ def test_a_burst_is_a_wider_minute_and_a_longer_window_that_makes_it_be_regained
         ("minute", 90, 60_000), ("minute-burst", 330, 300_000),
     ]  # fmt: skip
     assert made.windows[0].key != made.windows[1].key
-    assert b'"minute";q=90;w=60, "minute-burst";q=330;w=300' in made.header_format
+    assert b'"minute";q=90;w=60, "minute-burst";q=330;w=300' in made.fields.format
     assert plan(tier(60)).windows[0].limit == 60
 
 
