@@ -58,7 +58,7 @@ class Job:
 
 
 def unpack(files):
-    made = set()
+    made = {WORKSPACE.encode()}
     for path, content in files:
         full = os.path.join(WORKSPACE.encode(), path)
         parent = os.path.dirname(full)
@@ -69,16 +69,32 @@ def unpack(files):
         while content:
             content = content[os.write(descriptor, content) :]
         os.close(descriptor)
-    os.makedirs(OUT, exist_ok=True)
+    try:
+        os.mkdir(OUT)
+    except FileExistsError:  # one of the files is in it
+        pass
+
+
+def prepare():
+    """What every program needs once, done before there is a job: no run waits for it, and clones of a zygote inherit it."""
+    import _sitebuiltins  # what site is made of: exit(), help() and friends, without the rest of it
+    import builtins
+
+    here = os.path.dirname(os.__file__)
+    builtins.quit = _sitebuiltins.Quitter("quit", "Ctrl-D (i.e. EOF)")
+    builtins.exit = _sitebuiltins.Quitter("exit", "Ctrl-D (i.e. EOF)")
+    builtins.copyright = _sitebuiltins._Printer("copyright", sys.copyright)
+    builtins.credits = _sitebuiltins._Printer("credits", "See www.python.org for more information.")
+    builtins.license = _sitebuiltins._Printer(
+        "license", "See https://www.python.org/psf/license/", ["LICENSE.txt", "LICENSE"], [here]
+    )
+    builtins.help = _sitebuiltins._Helper()
+    compile("", "", "exec")  # the first one makes the types of the syntax tree: half a millisecond
+    prepare.last = next(reversed(sys.modules))
 
 
 def run_python(job):
     """In the child: become the submitted program. Never returns."""
-    import site  # without running it: only exit(), quit(), help() and friends
-
-    site.setquit()
-    site.setcopyright()
-    site.sethelper()
     entry = os.path.join(WORKSPACE, os.fsdecode(job.entry))
     os.environ.clear()
     for name, value in job.env:
@@ -131,11 +147,16 @@ def finish(code):
         atexit._run_exitfuncs()
     except BaseException as error:  # noqa: BLE001
         sys.excepthook(type(error), error, error.__traceback__)
-    for module in list(sys.modules.values()):
+    modules = [sys.modules["__main__"]] if "__main__" in sys.modules else []
+    for name in reversed(sys.modules):  # not those from before: only to look at them would copy the pages they are in
+        if name == prepare.last:
+            break
+        modules.append(sys.modules[name])
+    for module in modules:
         file = getattr(module, "__file__", None)
         if isinstance(file, str) and file.startswith(("/workspace/", "/pkgs/")):
             module.__dict__.clear()
-    del module
+    module = modules = None
     gc.collect()
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -221,6 +242,8 @@ def main():
     child = go = network = None
     if language == "node":
         child, go = start_node(node)
+    elif not hasattr(prepare, "last"):
+        prepare()
     os.write(2, READY)
     job = Job(read_list())
     unpack(job.files)

@@ -161,6 +161,7 @@ def main():
     sys.path.pop(0)
     for module in setup["imports"]:
         __import__(module)
+    guest.prepare()
     gc.collect()
     gc.freeze()
     zygote = Zygote(control, setup)

@@ -37,6 +37,24 @@ async def test_python_gets_what_a_program_gets(backend: Backend) -> None:
     assert (ended.exit_code, ended.reason, ended.is_truncated) == (3, Reason.EXIT, False)
 
 
+async def test_python_has_what_the_interactive_one_has(backend: Backend) -> None:
+    """Made by the guest itself, which does not load `site`; and a file that was never closed is written at the end."""
+    code = """
+    import io
+    print(quit, credits, sep="; ")
+    assert "Copyright" in repr(copyright) and "license" in repr(license).lower() and "help" in repr(help)
+    help(print)
+    class Late(io.StringIO):
+        def __del__(self): print("taken apart")
+    late = Late()
+    """
+    said = await says(backend, code)
+    assert said.startswith(
+        "Use quit() or Ctrl-D (i.e. EOF) to exit; See www.python.org for more information.\nHelp on "
+    )
+    assert said.endswith("taken apart")
+
+
 async def test_node_gets_what_a_program_gets(backend: Backend) -> None:
     ended = await node(
         backend,
