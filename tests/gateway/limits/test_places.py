@@ -147,5 +147,5 @@ def test_a_long_request_keeps_its_place_from_part_to_part(places: Places) -> Non
 def test_without_such_a_limit_the_admission_is_what_it_was() -> None:
     p = limited(None)
     assert (p.places, p.place_keys) == ((), ())
-    assert b"places" not in p.hold
+    assert b"places" not in p.admission
     assert names.places(0, "x").encode() not in p.admission
