@@ -58,3 +58,4 @@ class Refusal:
     counted_as: Admission = Admission.UNAUTHENTICATED
     detail: str | None = None
     violated: str | None = None
+    upgrade_url: str | None = None

@@ -30,6 +30,7 @@ from gateway.limits.decide import (
     denial_of,
     later,
     limit_headers,
+    upgrade_at,
     would_have_refused,
 )
 from gateway.limits.plan import BURST_MINUTES
@@ -222,7 +223,9 @@ def turn_away(gw: Gateway, ex: Exchange, found: Refusal | Preflight) -> None:
 def refuse(gw: Gateway, ex: Exchange, refusal: Refusal, further: bytes = b"") -> None:
     """Answer a request that goes no further; `further` are lines of the answer beside the refusal's own."""
     gw.metrics.admissions[refusal.counted_as] += 1
-    members = {} if refusal.violated is None else {"violated_policies": [refusal.violated]}
+    members: dict[str, Any] = {} if refusal.violated is None else {"violated_policies": [refusal.violated]}
+    if refusal.upgrade_url is not None:
+        members["upgrade_url"] = refusal.upgrade_url
     answer(ex, refusal.problem, refusal.headers + further, refusal.detail, **members)
 
 
@@ -252,7 +255,7 @@ def ask(gw: Gateway, ex: Exchange, plan: Plan) -> bytes | Refusal | None:
         if plan.denied_until > now:
             if plan.refused_until <= now:
                 reply, since = plan.denial
-                plan.refusal = _denied(denial_of(plan, later(reply, now - since))[0])
+                plan.refusal = _denied(denial_of(plan, later(reply, now - since))[0], plan)
                 plan.refused_until = now + _TOLD_FOR_S
             refused: Refusal = plan.refusal
             return refused
@@ -287,7 +290,7 @@ def verdict(gw: Gateway, ex: Exchange, plan: Plan, reply: list[int] | None) -> b
     denial, for_s = denial_of(plan, reply)
     now = time.monotonic()
     plan.denial, plan.denied_until, plan.refused_until = (reply, now), now + for_s, 0.0
-    return _denied(denial)
+    return _denied(denial, plan)
 
 
 async def ask_again(gw: Gateway, ex: Exchange, plan: Plan) -> bytes | Refusal:
@@ -315,16 +318,19 @@ def alone(gw: Gateway, ex: Exchange, plan: Plan) -> bytes | Refusal:
     return Refusal(problems.LIMITS_UNAVAILABLE, RETRY_SOON, Admission.UNAVAILABLE)
 
 
-def _denied(denial: Denial) -> Refusal:
+def _denied(denial: Denial, plan: Plan) -> Refusal:
     by_rate = denial.problem is problems.RATE_LIMITED
     counted_as = Admission.RATE_LIMITED if by_rate else Admission.QUOTA_EXCEEDED
     headers = denial.headers + b"Retry-After: %d\r\n" % denial.wait_s
     length_s = 60 * BURST_MINUTES if str(denial.violated).endswith("-burst") else 60
     what = f"requests in {length_s} s" if by_rate else f"{denial.violated} in this period"
+    upgrade_url = None if by_rate or plan.tier is None else plan.tier.upgrade_url
+    more = "" if upgrade_url is None else f" {upgrade_at(upgrade_url)}"
     if denial.problem is problems.SPEND_CAP_REACHED:
-        return Refusal(denial.problem, headers, counted_as, None, denial.violated)
-    detail = f"The limit of {denial.limit} {what} is reached. Try again in {denial.wait_s} s."
-    return Refusal(denial.problem, headers, counted_as, detail, denial.violated)
+        detail = f"{denial.problem.detail}{more}"
+    else:
+        detail = f"The limit of {denial.limit} {what} is reached. Try again in {denial.wait_s} s.{more}"
+    return Refusal(denial.problem, headers, counted_as, detail, denial.violated, upgrade_url)
 
 
 # -- forward it

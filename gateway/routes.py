@@ -25,7 +25,7 @@ from gateway.bearers import bearer_of, is_token
 from gateway.callers import authenticate, customer_of, refusal_of
 from gateway.context import RETRY_SOON, Gateway, Refusal
 from gateway.exchange import BodyTooLarge, suspend
-from gateway.limits.decide import ADMITTED, COUNTED_BEFORE, UNKNOWN, denial_of, limit_headers
+from gateway.limits.decide import ADMITTED, COUNTED_BEFORE, UNKNOWN, denial_of, limit_headers, upgrade_at
 from gateway.limits.plan import Plan, make_plan
 from gateway.metering.event import event_of
 from gateway.metrics import Admission
@@ -159,13 +159,14 @@ def _not_counted(gw: Gateway, ex: Exchange, plan: Plan, meter: str, reply: list[
         return refuse(gw, ex, Refusal(denial.problem, headers, Admission.QUOTA_EXCEEDED, None, denial.violated))
     gw.metrics.admissions[Admission.QUOTA_EXCEEDED] += 1
     plan_name = plan.tier.name if plan.tier else None
+    more = upgrade_at(plan.tier.upgrade_url if plan.tier else None)
     body = orjson.dumps(
         {
             "error": "Tier limit reached",
             "count": denial.used,
             "limit": denial.limit,
             "plan": plan_name,
-            "message": f"The plan {plan_name} includes {denial.limit} {meter} in this period. Upgrade for more.",
+            "message": f"The plan {plan_name} includes {denial.limit} {meter} in this period. {more}",
         }
     )
     ex.client.respond(ex, 403, _JSON + headers, body)

@@ -71,6 +71,19 @@ def _origin_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _page_url(value: str) -> str:
+    try:
+        parts = urlsplit(value) if value.isascii() and value.isprintable() and not set(value) & set(' "<>\\') else None
+        is_url = (
+            parts is not None and parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
+        )
+    except ValueError:  # the host is not an IPv6 address
+        is_url = False
+    if not is_url or len(value) > 500:
+        raise ValueError(f"expected the http(s):// address of a page, at most 500 characters, got {value!r:.120}")
+    return value
+
+
 def _key_set_url(value: str) -> str:
     if "@" in value:
         raise ValueError("expected https://host/path; credentials do not belong in a URL")
@@ -109,6 +122,7 @@ Text = Annotated[str, matching(_TEXT, "at most 1000 characters on one line")]
 Email = Annotated[str, matching(_EMAIL, "an e-mail address of at most 254 characters")]
 Currency = Annotated[str, matching(_CURRENCY, "a currency code in lower case, such as usd")]
 IssuerText = Annotated[str, matching(_ISSUER, "1 to 300 printable ASCII characters without spaces")]
+PageUrl = Annotated[str, AfterValidator(_page_url)]
 KeySetUrl = Annotated[str, AfterValidator(_key_set_url)]
 ClaimPath = Annotated[
     str, matching(_CLAIM, "a claim such as sub, public_metadata.plan, /any/pointer or https://example.com/plan")
@@ -187,6 +201,8 @@ class TierSpec(Spec):
     default: bool = False
     """New customers of the project get this tier; at most one a mode."""
     popular: bool = False
+    upgrade_url: PageUrl | None = None
+    """Where its customers get more: refusals for a used-up quota or spend cap tell it."""
     modes: Modes = (Mode.TEST, Mode.LIVE)
 
     @model_validator(mode="after")

@@ -139,6 +139,7 @@ def _columns(spec: TierSpec) -> tuple[Any, ...]:
         spec.popular,
         spec.burst,
         spec.shadow,
+        spec.upgrade_url,
     )
 
 

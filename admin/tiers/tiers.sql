@@ -1,6 +1,6 @@
 -- name: select
 SELECT t.id, t.created_at, t.name, t.title, t.price_minor, t.currency, t.billing_interval, t.requests_per_minute,
-       t.burst, t.is_shadow AS shadow, t.concurrent_requests, t.spend_cap_minor, t.trial_days, t.features::text AS features, t.is_default AS default, t.is_popular AS popular,
+       t.burst, t.is_shadow AS shadow, t.concurrent_requests, t.spend_cap_minor, t.trial_days, t.features::text AS features, t.is_default AS default, t.is_popular AS popular, t.upgrade_url,
        (SELECT coalesce(json_object_agg(q.meter, json_build_object(
                    'limit', q.quota, 'hard', q.is_hard, 'overage_price', q.overage_unit_price::text)), '{}')::text
         FROM tier_quotas q WHERE q.tier_id = t.id) AS quotas
@@ -20,13 +20,14 @@ AND ($3::text[] IS NULL OR t.name = ANY($3)) ORDER BY t.name
 
 -- name: insert
 INSERT INTO tiers (id, project_id, mode, name, title, price_minor, currency, billing_interval, requests_per_minute,
-                   concurrent_requests, spend_cap_minor, trial_days, features, is_default, is_popular, burst, is_shadow)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13::text::jsonb, $14, $15, $16, $17)
+                   concurrent_requests, spend_cap_minor, trial_days, features, is_default, is_popular, burst, is_shadow,
+                   upgrade_url)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13::text::jsonb, $14, $15, $16, $17, $18)
 
 -- name: update
 UPDATE tiers SET title = $2, price_minor = $3, currency = $4, billing_interval = $5, requests_per_minute = $6,
                  concurrent_requests = $7, spend_cap_minor = $8, trial_days = $9, features = $10::text::jsonb,
-                 is_default = $11, is_popular = $12, burst = $13, is_shadow = $14
+                 is_default = $11, is_popular = $12, burst = $13, is_shadow = $14, upgrade_url = $15
 WHERE id = $1
 
 -- name: put_quota

@@ -119,6 +119,7 @@ def _fields(view: View) -> dict[str, Any]:
         "features": _features(view),
         "default": "default" in view.form,
         "popular": "popular" in view.form,
+        "upgrade_url": view.text("upgrade_url") or None,
     }
 
 

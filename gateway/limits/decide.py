@@ -37,6 +37,11 @@ class Denial(NamedTuple):
     headers: bytes
 
 
+def upgrade_at(url: str | None) -> str:
+    """What refusals say to whom waiting is not enough."""
+    return "Upgrade for more." if url is None else f"Upgrade for more: {url}"
+
+
 def limit_headers(plan: Plan, reply: Sequence[int]) -> bytes:
     """The rate-limit fields of an answer, from the admit script's reply."""
     form, windows, quotas = plan.fields

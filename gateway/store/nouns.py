@@ -40,6 +40,7 @@ class Tier:
     is_shadow: bool = False
     spend_cap_minor: int | None = None
     overage: tuple[Overage, ...] = ()
+    upgrade_url: str | None = None
 
 
 @dataclass(slots=True, eq=False)

@@ -364,6 +364,7 @@ class Snapshot:
                     row["is_shadow"],
                     row["spend_cap_minor"],
                     _overage(row),
+                    row["upgrade_url"],
                 )
                 if row["is_default"]:
                     default = tier

@@ -32,7 +32,7 @@ WHERE c.project_id = $1 AND c.mode = $2 AND c.external_id = $3
 
 -- name: tiers
 SELECT t.id, t.name, t.requests_per_minute, t.concurrent_requests, t.burst, t.is_shadow, t.is_default,
-       t.spend_cap_minor,
+       t.spend_cap_minor, t.upgrade_url,
        coalesce(array_agg(CASE WHEN NOT q.is_hard THEN q.quota END ORDER BY q.meter) FILTER (WHERE q.meter IS NOT NULL), '{}') AS included,
        coalesce(array_agg(CASE WHEN NOT q.is_hard THEN q.overage_unit_price END ORDER BY q.meter) FILTER (WHERE q.meter IS NOT NULL), '{}') AS prices,
        coalesce(array_agg(q.meter ORDER BY q.meter) FILTER (WHERE q.meter IS NOT NULL), '{}') AS meters,

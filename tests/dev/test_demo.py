@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncpg
 
+from ledger.ids import PLATFORM_PROJECT_ID
 from ledger.keys import is_well_formed
 from tollgate.dev.demo import seed
 
@@ -55,3 +56,30 @@ async def test_a_key_that_was_revoked_or_lost_is_replaced_alone(pg: asyncpg.Conn
     assert second.keys["customer"] == first.keys["customer"]
     assert second.keys["secret"] != first.keys["secret"]
     assert second.keys["publishable"] != first.keys["publishable"]
+
+
+async def test_where_code_is_run_the_project_is_a_customer_of_the_platform(pg: asyncpg.Connection) -> None:
+    plans = "http://127.0.0.1:8080/dashboard/billing"
+    first = await seed(pg, "http://127.0.0.1:30001", {}, "http://127.0.0.1:30002", plans)
+    assert first.keys["platform"].startswith("ck_test_")
+    tier = await pg.fetchrow(
+        "SELECT t.name, t.is_default, q.quota, q.is_hard, t.upgrade_url FROM tiers t"
+        " JOIN tier_quotas q ON q.tier_id = t.id AND q.meter = 'runs'"
+        " WHERE t.project_id = $1 AND t.mode = 'live' AND t.name = 'free'",
+        PLATFORM_PROJECT_ID,
+    )
+    assert tuple(tier) == ("free", True, 100, True, plans)
+    of_platform = "SELECT external_id FROM customers WHERE project_id = $1 AND mode = 'test'"
+    assert await pg.fetchval(of_platform, PLATFORM_PROJECT_ID) == first.project_id
+    revision = await pg.fetchval("SELECT max(revision) FROM changes")
+    second = await seed(pg, "http://127.0.0.1:30001", first.keys, "http://127.0.0.1:30002", plans)
+    assert second == first
+    assert await pg.fetchval("SELECT max(revision) FROM changes") == revision
+    await pg.execute("UPDATE tier_quotas SET quota = 7 WHERE meter = 'runs' AND quota = 100")
+    await seed(pg, "http://127.0.0.1:30001", first.keys, "http://127.0.0.1:30003, http://127.0.0.1:30004", plans)
+    targets = "SELECT spec ->> 'targets' FROM upstreams WHERE name = 'sandbox'"
+    for (moved,) in await pg.fetch(targets):
+        assert "30003" in moved
+        assert "30004" in moved
+        assert "30002" not in moved
+    assert await pg.fetchval("SELECT count(*) FROM tier_quotas WHERE quota = 7") == 2  # what an operator changed stays

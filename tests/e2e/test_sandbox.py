@@ -20,14 +20,19 @@ pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewra
 
 def post(stack: Stack, path: str, body: Any, who: str, **headers: str) -> raw.Response:
     """As the end user `who` of the demo project."""
+    return send(
+        stack, path, body, {"Authorization": f"Bearer {stack.info['keys']['secret']}", "X-User-Id": who, **headers}
+    )
+
+
+def as_platform(stack: Stack, path: str, body: Any) -> raw.Response:
+    """As the demo project, which is a customer of the platform."""
+    return send(stack, path, body, {"Authorization": f"Bearer {stack.info['keys']['platform']}"})
+
+
+def send(stack: Stack, path: str, body: Any, headers: dict[str, str]) -> raw.Response:
     text = json.dumps(body).encode()
-    lines = {
-        "Authorization": f"Bearer {stack.info['keys']['secret']}",
-        "X-User-Id": who,
-        "Content-Type": "application/json",
-        "Content-Length": str(len(text)),
-        **headers,
-    }
+    lines = {"Content-Type": "application/json", "Content-Length": str(len(text)), **headers}
     parts = urlsplit(stack.gateway)
     head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
     with raw.Connection(stack.gateway) as connection:
@@ -95,3 +100,22 @@ def test_the_sandbox_answers_only_the_gateway(stack: Stack) -> None:
     with socket.create_connection((parts.hostname, parts.port)) as direct:
         direct.sendall(b"POST /api/run HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
         assert b" 401 " in direct.recv(100)
+
+
+async def test_the_platforms_free_plan_has_100_runs_and_says_where_there_are_more(stack: Stack, books: Books) -> None:
+    hello = {"lang": "python", "code": "print(6 * 7)"}
+    assert as_platform(stack, "/api/data", {"meter": "runs", "quantity": 99}).status == 200
+    assert as_platform(stack, "/platform/api/run", hello).json()["stdout"] == "42\n"
+    refused = as_platform(stack, "/platform/api/run", hello)
+    plans = f"{stack.gateway}/dashboard/billing"
+    told = refused.json()
+    assert (refused.status, told["code"], told["violated-policies"]) == (429, "quota_exceeded", ["runs"])
+    assert told["detail"].startswith("The limit of 100 runs in this period is reached. Try again in ")
+    assert told["detail"].endswith(f"Upgrade for more: {plans}")
+    assert (told["upgrade-url"], told["message"]) == (plans, told["detail"])
+    assert int(refused.headers["retry-after"]) > 0
+    counted = as_platform(stack, "/api/data", {"meter": "runs"})
+    assert (counted.status, counted.json()["error"]) == (403, "Tier limit reached")
+    assert counted.json()["message"] == f"The plan free includes 100 runs in this period. Upgrade for more: {plans}"
+    await books.balanced()
+    assert (await books.totals(stack.info["project"]["id"], "runs"))[1] == 100

@@ -314,3 +314,30 @@ def test_a_limit_by_address_is_for_routes_without_authentication() -> None:
     assert RouteSpec.model_validate({**route, "auth": "none"}).requests_per_minute_per_ip == 5
     with pytest.raises(ValidationError, match="auth: none"):
         RouteSpec.model_validate(route)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://example.com/plans", "http://localhost:8080/dashboard/billing", "https://[::1]/p?tier=pro#top"],
+)
+def test_an_upgrade_page(url: str) -> None:
+    assert TierSpec(name="free", upgrade_url=url).upgrade_url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "example.com",
+            "javascript:alert(1)",
+            "https://",
+            "https://u:p@example.com/",
+            "https://a/\r\nX: y",
+            'https://a/"',
+        ),
+        *("https://[::1/", "https://a/" + "b" * 500),
+    ],
+)
+def test_what_is_no_page(url: str) -> None:
+    with pytest.raises(ValidationError, match="expected the http"):
+        TierSpec(name="free", upgrade_url=url)

@@ -13,8 +13,10 @@ from typing import Final
 import asyncpg
 
 from ledger import sql
+from ledger.ids import PLATFORM_PROJECT_ID
 from ledger.keys import KeyKind, hash_key
 from ledger.specs import CustomerSpec, Declaration, KeySpec, ProjectSpec, RouteSpec, TierSpec, UpstreamSpec
+from tollgate.dev import code_runner, platform
 
 PROJECT: Final = "Demo"
 CUSTOMER: Final = "demo"
@@ -30,7 +32,7 @@ _KEYS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """What the summary shows. `keys` maps secret, publishable and customer to key texts."""
+    """What the summary shows. `keys` maps secret, publishable and customer to key texts; and platform, where code is run."""
 
     project_id: str
     customer_id: str
@@ -51,49 +53,30 @@ def declaration(upstream_url: str) -> Declaration:
     return Declaration(projects=(project,))
 
 
-def _upstream(url: str, name: str = "demo") -> UpstreamSpec:
-    return UpstreamSpec.model_validate({"name": name, "targets": [url]})
+def _upstream(url: str) -> UpstreamSpec:
+    return UpstreamSpec.model_validate({"name": "demo", "targets": [url]})
 
 
-def runner(url: str) -> ProjectSpec:
-    """What the project needs to run code: the sandbox as an ordinary upstream, and its API as ordinary routes.
-
-    What a run used is read from the answer: its headers, and of an event stream the last event.
-    """
-    common = {"upstream": "sandbox", "strip_prefix": False, "scopes": ["run"]}
-    # A run that was lost with its sandbox costs nothing.
-    counted = common | {"on_upstream_failure": "free", "read_timeout_ms": 330_000}
-    run = counted | {"methods": ["POST"], "max_body_bytes": 16_777_216}
-    by_header = {
-        "runs": "header:X-Usage-Runs",
-        "cpu_ms": "header:X-Usage-Cpu-Ms",
-        "mem_mb_s": "header:X-Usage-Mem-Mb-S",
-    }
-    call = counted | {"max_body_bytes": 1_048_576, "meters": {"requests": 1, **by_header}}
-    by_event = {"runs": "$.usage.runs", "cpu_ms": "$.usage.cpuMs", "mem_mb_s": "$.usage.memMBs"}
-    routes = (
-        run | {"name": "run", "path": "/api/run", "meters": {"requests": 1, **by_header}},
-        run | {"name": "run-stream", "path": "/api/run/stream", "meters": {"requests": 1, **by_event}},
-        common | {"name": "run-result", "path": "/api/run/{id}", "methods": ["GET", "DELETE"]},
-        common | {"name": "runs", "path": "/api/runs", "methods": ["GET"]},
-        common | {"name": "endpoints", "path": "/api/endpoints/*"},
-        common | {"name": "endpoint-list", "path": "/api/endpoints"},
-        call | {"name": "call", "path": "/e/*"},
-        call | {"name": "call-public", "path": "/e/open/*", "scopes": [], "auth": "none"},
-    )
+def runner(urls: str) -> ProjectSpec:
+    """What the project needs to run code."""
     return ProjectSpec(
         name=PROJECT,
-        upstreams=(_upstream(url, "sandbox"),),
-        routes=tuple(RouteSpec.model_validate(route) for route in routes),
+        upstreams=(code_runner.upstream(urls),),
+        routes=code_runner.run_routes() + code_runner.endpoint_routes(),
     )
 
 
 async def seed(
-    connection: asyncpg.Connection, upstream_url: str, kept_keys: Mapping[str, str], sandbox_url: str | None = None
+    connection: asyncpg.Connection,
+    upstream_url: str,
+    kept_keys: Mapping[str, str],
+    sandbox_url: str | None = None,
+    plans_url: str = "http://localhost/",
 ) -> Demo:
     """Make the demo project what `tollgate dev` promises; returns it with its keys, kept ones wherever they still work.
 
-    `sandbox_url` is where code is run, None where it is not. Raises asyncpg errors, and whatever admin refuses.
+    `sandbox_url` is where code is run (nodes have commas between them), None where it is not; there the demo project is a
+    customer of the platform too, whose plans are bought at `plans_url`. Raises asyncpg errors, and whatever admin refuses.
     """
     from admin.declare import apply
 
@@ -107,24 +90,31 @@ async def seed(
     if found is None or found["customer_id"] is None:
         raise RuntimeError("the demo project was declared and is not there")
     if sandbox_url is not None:
-        known = await connection.fetchrow(_SQL["find"], PROJECT, CUSTOMER, "sandbox")
+        known = await connection.fetchrow(_SQL["find"], PROJECT, CUSTOMER, code_runner.UPSTREAM)
         targets = known["targets"] if known is not None else None
         if targets is None:
             await apply(connection, Declaration(projects=(runner(sandbox_url),)), actor=ACTOR)
-        elif f'"{sandbox_url}"' not in targets:
-            moved = ProjectSpec(name=PROJECT, upstreams=(_upstream(sandbox_url, "sandbox"),))
+        elif any(f'"{url.strip()}"' not in targets for url in sandbox_url.split(",")):
+            moved = ProjectSpec(name=PROJECT, upstreams=(code_runner.upstream(sandbox_url),))
             await apply(connection, Declaration(projects=(moved,)), actor=ACTOR)
-    keys = await _keys(connection, found["project_id"], kept_keys)
+    keys = await _keys(connection, found["project_id"], _KEYS, kept_keys)
+    if sandbox_url is not None:
+        await platform.seed(connection, sandbox_url, found["project_id"], plans_url)
+        of_platform = {"platform": platform.key_of(found["project_id"])}
+        keys |= await _keys(connection, PLATFORM_PROJECT_ID, of_platform, kept_keys)
     return Demo(found["project_id"], found["customer_id"], keys)
 
 
-async def _keys(connection: asyncpg.Connection, project_id: str, kept: Mapping[str, str]) -> dict[str, str]:
+async def _keys(
+    connection: asyncpg.Connection, project_id: str, specs: Mapping[str, KeySpec], kept: Mapping[str, str]
+) -> dict[str, str]:
+    """The texts of these keys, made where they are not kept or no longer work."""
     from admin.keys.create import create_key
 
-    hashes = {name: hash_key(text.encode()) for name, text in kept.items() if name in _KEYS}
+    hashes = {name: hash_key(text.encode()) for name, text in kept.items() if name in specs}
     usable = {row["hash"] for row in await connection.fetch(_SQL["usable_keys"], project_id, list(hashes.values()))}
     keys = {}
-    for name, spec in _KEYS.items():
+    for name, spec in specs.items():
         if name in kept and hashes[name] in usable:
             keys[name] = kept[name]
         else:

@@ -88,7 +88,9 @@ class Stack:
             async with connected(postgres_url) as connection:
                 try:
                     runner_url = self.settings.gateway.sandbox_url if has_sandbox else None
-                    self.demo = await demo.seed(connection, upstream_url, self._state.read_keys(), runner_url)
+                    plans_url = f"{self.settings.admin.origin}/dashboard/billing"
+                    kept = self._state.read_keys()
+                    self.demo = await demo.seed(connection, upstream_url, kept, runner_url, plans_url)
                 except (Refused, asyncpg.PostgresError) as error:
                     raise UserError(f"the demo project cannot be made: {error}; --no-demo does without it") from None
             self._state.write_keys(dict(self.demo.keys))

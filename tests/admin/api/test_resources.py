@@ -47,7 +47,8 @@ INVALID: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
             "name": "expected a name of lower-case letters, digits, '.', '_' or '-' (at most 63), got 'Gold'",
             "quotas.requests": "expected a value greater than or equal to 0, got -1",
             "colour": "unknown field (known: name, title, price_minor, currency, billing_interval, requests_per_minute,"
-            " burst, shadow, concurrent_requests, quotas, spend_cap_minor, trial_days, features, default, popular, modes)",
+            " burst, shadow, concurrent_requests, quotas, spend_cap_minor, trial_days, features, default, popular,"
+            " upgrade_url, modes)",
         },
     ),
     "customers": (

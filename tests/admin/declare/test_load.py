@@ -48,7 +48,7 @@ f.yaml:11:20: projects[0].tiers[0].features.a: expected true or false, or a whol
 f.yaml:12:9: projects[0].tiers[0].requests_per_minute: expected a whole number, got 1.5
 f.yaml:13:9: projects[0].tiers[1]: expected a mapping of fields (known: name, title, price_minor, currency, \
 billing_interval, requests_per_minute, burst, shadow, \
-concurrent_requests, quotas, spend_cap_minor, trial_days, features, default, popular, modes), got 'nope'
+concurrent_requests, quotas, spend_cap_minor, trial_days, features, default, popular, upgrade_url, modes), got 'nope'
 f.yaml:14:9: projects[0].tiers[2].name: is missing
 f.yaml:16:9: projects[0].customers[0].external_id: expected text, got true; put it in quotes
 f.yaml:17:9: projects[0].customers[0].email: expected an e-mail address of at most 254 characters, got 'nobody'

@@ -128,9 +128,15 @@ class RunnerStack(Stack):
         if broker is None:
             return ["no broker"]
         own = layout(Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text())
-        found = []
-        for tree in {*own.v1.values(), *([own.v2] if own.v2 is not None else [])}:
-            parent = tree / f"tollgate-sandbox-{instance_of(broker.pid)}"
+        trees = {*own.v1.values(), *([own.v2] if own.v2 is not None else [])}
+        try:
+            parents = [
+                path for tree in trees if (path := tree / f"tollgate-sandbox-{instance_of(broker.pid)}").is_dir()
+            ]
+        except OSError:
+            return ["the broker ends"]
+        found = [] if parents else ["no groups"]
+        for parent in parents:
             groups = [child for child in parent.iterdir() if child.is_dir()]
             if len(groups) != _WARM_PYTHON + _WARM_NODE:
                 found.append(f"{len(groups)} groups in {parent}")
