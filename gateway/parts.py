@@ -1,4 +1,4 @@
-"""A long request in parts: settled every so often, each part an event of its own, and stopped where a quota is used up.
+"""A long request in parts, each settled as an event of its own; stopped where a quota or the spend cap is used up.
 
 `Parts` cuts: one script settles the part that ends and reserves for the next (gateway.limits.renewal). What passes
 until its reply is there belongs to the next part, which is settled in any case; only counted messages wait. Ids of parts
@@ -111,7 +111,7 @@ class Parts:
         event = self._event(ending, flow, quantities, Outcome.INTERIM, {})
         now_ns = time.time_ns()
         plan, at_ms = plan_at(self._gw, self.caller, now_ns / 1e9), now_ns // 1_000_000
-        following = Part(plan, part_id(self._ex.id, number, at_ms), at_ms, ending.part.places)
+        following = Part(plan, part_id(self._ex.id, number, at_ms), at_ms, ending.part.places, self._ex.id, number)
         self._before, self._now = ending, _State(following, number, flow, ())
         self._shares = [_share(plan, at, wanted) for at in range(len(plan.metering.measured))]
         self._stop_timer()
@@ -166,7 +166,10 @@ class Parts:
             self._settle()
         elif verdict > 0:
             self._gw.metrics.counts["cut_off_total"] += 1
-            self.break_off(f"quota used up: {self._shares[verdict - 1].quota.meter}")
+            is_spent = verdict > len(self._shares)
+            self.break_off(
+                "spend cap reached" if is_spent else f"quota used up: {self._shares[verdict - 1].quota.meter}"
+            )
         else:
             self._wind_up(self._now.part.plan.metering.settle_every_s if is_known else _AGAIN_S)
             if self.gate is not None:

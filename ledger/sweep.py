@@ -26,7 +26,7 @@ from ledger.names import gateway_alive, reservations, usage_stream
 Policy = Literal["charge_estimate", "release"]
 
 _PAGE: Final = 500
-_IDENTITY: Final = ("id", "at", "project", "mode", "customer", "external", "key", "route")
+_IDENTITY: Final = ("id", "at", "project", "mode", "customer", "external", "key", "route", "notes")
 
 log = logging.getLogger(__name__)
 

@@ -376,11 +376,7 @@ def _write_admission(plan: Plan, identity: bytes, hold: bytes, marker: str | Non
         tail += (window.limit, window.length_ms)
     for quota in plan.quotas:
         tail += (-1 if quota.limit is None else quota.limit, quota.quantity, plan.period_end)
-    prices: list[str] = []
-    if plan.priced and plan.tier is not None:
-        prices = [str(len(plan.priced)), str(plan.tier.spend_cap_minor)]
-        for priced in plan.priced:
-            prices += (str(priced.included), priced.price)
+    prices = prices_of(plan)
     ends = [*(str(place.limit) for place in plan.places), str(len(plan.places))] if plan.places else []
     script = ADMIT_TO_PLACES_SHA if plan.places else ADMIT_SHA
     packed = encode(("EVALSHA", script, str(len(keys)), *keys)).replace(b"%", b"%%")
@@ -407,6 +403,14 @@ def _json(value: Any) -> bytes:
 def _limit_fields(plan: Plan) -> LimitFields:
     windows = tuple([(window.limit, window.length_ms) for window in plan.windows])
     return LimitFields(_header_format(plan), windows, tuple([quota.limit for quota in plan.quotas]))
+
+
+def prices_of(plan: Plan) -> list[str]:
+    """The spend cap as the scripts take it: number of priced meters, cap, and per meter what is included and its price."""
+    if not plan.priced or plan.tier is None:
+        return []
+    each = [part for priced in plan.priced for part in (str(priced.included), priced.price)]
+    return [str(len(plan.priced)), str(plan.tier.spend_cap_minor), *each]
 
 
 def _header_format(plan: Plan) -> bytes:

@@ -1,13 +1,15 @@
 -- Settle one part of a long request and hold what the next part may use, in one step.
 --
 -- KEYS  1 reservations (hash) | 2 usage stream | each quota counter to correct | each quota counter to hold from |
---       last the shard's epoch
+--       each priced meter's counter | last the shard's epoch
 -- ARGV  1 id of the part that ends | 2 its event | 3 number of corrections | deltas ('': the key is a set of places, and
 --       the next part takes the one that the ending part had) |
 --       id of the next part | its reservation (JSON) up to what it holds | the rest of it, as a format of the quantities,
 --       twice | number of quotas | per quota: limit (-1 = none), least, most, end of period (Unix s)
+--       with a spend cap: number of priced meters, cap, per priced meter: included, price of a unit beyond it (see admit.lua)
 -- Reply {verdict, per quota: quantity held}; verdict 0, or the number of the quota of which not even `least` was left,
---       -2 unknown: the counters were lost, and nothing was changed
+--       one more than there are quotas if `least` of all would cost more than the cap, -2 unknown: the counters were lost,
+--       and nothing was changed
 --
 -- The next part is always held, with nothing where the verdict is not 0, so that it can be settled in any case. Asked
 -- again (the reply was lost) the script changes nothing and answers the same; the event may then be on the stream twice,
@@ -46,6 +48,25 @@ for i = 1, quotas do
         elseif left < most then
             granted[i] = left < 0 and 0 or left
         end
+    end
+end
+local at = a + 5 + 4 * quotas
+if ARGV[at] and verdict == 0 then
+    local priced, cap = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
+    local function is_too_much()
+        local more, spent = {}, 0
+        for i = 1, quotas do more[KEYS[k + i]] = (more[KEYS[k + i]] or 0) + granted[i] end
+        for i = 1, priced do
+            local key = KEYS[#KEYS - priced - 1 + i]
+            local used = tonumber(redis.call('GET', key) or '0') + (more[key] or 0)
+            local beyond = used - tonumber(ARGV[at + 2 * i])
+            if beyond > 0 then spent = spent + beyond * tonumber(ARGV[at + 1 + 2 * i]) end
+        end
+        return spent > cap + 5e-11 + cap * 1e-15
+    end
+    if is_too_much() then
+        for i = 1, quotas do granted[i] = tonumber(ARGV[a + 2 + 4 * i]) end
+        if is_too_much() then verdict = quotas + 1 end
     end
 end
 for i = 1, quotas do

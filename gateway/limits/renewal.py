@@ -16,7 +16,7 @@ import hiredis
 import orjson
 
 from gateway.limits.decide import UNKNOWN
-from gateway.limits.plan import script_sha
+from gateway.limits.plan import prices_of, script_sha
 from gateway.store.redis import encode
 from ledger import names
 
@@ -42,17 +42,22 @@ class Share(NamedTuple):
 class Part(NamedTuple):
     """One part of a long request: the plan it is under, its id, when it began (Unix ms), and where it has a place.
 
-    Its places are those the request was admitted to, whatever plan it is under by now.
+    Its places are those the request was admitted to, whatever plan it is under by now. `of` is the request's id, where this
+    is its `number`-th part and not the first.
     """
 
     plan: Plan
     id: bytes
     at_ms: int
     places: tuple[str, ...] = ()
+    of: bytes = b""
+    number: int = 0
 
     def hold(self) -> bytes:
         """The beginning of its reservation, up to what it holds."""
         beginning: dict[str, Any] = {"id": self.id.decode(), "at": self.at_ms, "is_part": True}  # which fills no window
+        if self.of:
+            beginning["notes"] = {"part_of": self.of.decode(), "part": self.number}
         if self.places:
             beginning["places"] = self.places
         by = orjson.dumps({"gateway": self.plan.gateway})[1:-1]
@@ -66,16 +71,22 @@ Corrections = Sequence[tuple[str, int]]
 def renew_command(
     ending: Part, event: bytes, corrections: Corrections, following: Part, shares: Sequence[Share]
 ) -> bytes:
-    """The call that settles one part, with its event and corrections, and reserves these shares for the next."""
-    plan = ending.plan
+    """The call that settles one part, with its event and corrections, and reserves these shares for the next.
+
+    In shadow mode the next part is refused nothing.
+    """
+    plan, then = ending.plan, following.plan
     keys = [plan.reservations, plan.stream, *(key for key, _ in corrections), *ending.places]
-    keys += [*(share.quota.key for share in shares), names.epoch_beside(plan.reservations)]
+    keys += [*(share.quota.key for share in shares), *(priced.key for priced in then.priced)]
+    keys.append(names.epoch_beside(plan.reservations))
     arguments: list[bytes | str | int] = [ending.id, event, len(corrections) + len(ending.places)]
     arguments += [*(delta for _, delta in corrections), *(b"" for _ in ending.places)]
     arguments += [following.id, following.hold(), _held_format([share.quota for share in shares]), len(shares)]
     for share in shares:
-        limit = share.quota.limit
-        arguments += [-1 if limit is None else limit, share.least, share.most, following.plan.period_end]
+        limit = None if then.is_shadow else share.quota.limit
+        arguments += [-1 if limit is None else limit, share.least, share.most, then.period_end]
+    if then.priced and not then.is_shadow:
+        arguments += prices_of(then)
     return encode(("EVALSHA", _SHA, len(keys), *keys, *arguments))
 
 

@@ -10,8 +10,10 @@ import orjson
 import pytest
 
 from tests.gateway.conftest import MakeStage, Stage
+from tests.gateway.test_parts import ASKED, ECHO, Echo, dial, exchange_of, the_parts, total
 from tests.gateway.wire import answering, ask, ok, request
-from tests.support.gateway import Books
+from tests.support.gateway import Books, until
+from tests.support.upstreams.models import Model
 
 
 async def capped(s: Stage, pg: asyncpg.Connection, cap: int, **priced: tuple[int, str]) -> None:
@@ -82,3 +84,69 @@ async def test_a_higher_cap_applies_at_once(stage: MakeStage, pg: asyncpg.Connec
     await pg.execute("UPDATE tiers SET spend_cap_minor = 3")
     await s.inside.caught_up(pg)
     assert await statuses(s, 3) == [200, 200, 402]
+
+
+# -- long requests
+
+
+@pytest.mark.parametrize("lease", [1, 3, 100])
+async def test_a_websocket_ends_when_the_cap_is_reached(
+    stage: MakeStage, pg: asyncpg.Connection, books: Books, lease: int
+) -> None:
+    s = await stage(Echo(), route={"settle_every_messages": lease})
+    await capped(s, pg, 5, messages_in=(2, "1"))
+    client = await dial(s)
+    for _ in range(7):
+        await client.send(ASKED)
+        assert await client.read_exactly(len(ECHO)) == ECHO
+    await client.send(ASKED)
+    assert (await client.read_to_end()).endswith(b"spend cap reached")
+    assert total(await the_parts(s, books), "messages_in") == 7
+
+
+async def test_a_stream_ends_when_the_cap_is_reached(stage: MakeStage, pg: asyncpg.Connection, books: Books) -> None:
+    model = Model(hold_after=3)
+    s = await stage(model, route={"settle_every_s": 60})
+    await capped(s, pg, 1, bytes_out=(100, "0.01"))
+    client = await s.client()
+    await client.send(request("/api/v1/chat/completions", s.key, method="POST", body=b'{"stream":true}'))
+    await client.read_until(b' a"')
+    assert exchange_of(s).parts.cut()
+    assert not (await client.read_to_end()).endswith(b"0\r\n\r\n")
+    assert [event["outcome"] for event in await the_parts(s, books)] == ["interim", "limit_reached"]
+    again = await ask(await s.client(), request("/api/v1/chat/completions", s.key, method="POST", body=b"{}"))
+    assert again.status == 402
+
+
+async def test_a_raised_cap_holds_from_the_next_part_on(stage: MakeStage, pg: asyncpg.Connection, books: Books) -> None:
+    s = await stage(Echo(), route={"settle_every_messages": 2})
+    await capped(s, pg, 2, messages_in=(0, "1"))
+    client = await dial(s)
+    await client.send(ASKED)
+    await client.read_exactly(len(ECHO))
+    await pg.execute("UPDATE tiers SET spend_cap_minor = 6")
+    await s.inside.caught_up(pg)
+    for _ in range(5):
+        await client.send(ASKED)
+        await client.read_exactly(len(ECHO))
+        await asyncio.sleep(0.005)
+    await client.send(ASKED)
+    assert (await client.read_to_end()).endswith(b"spend cap reached")
+    assert total(await the_parts(s, books), "messages_in") == 6
+
+
+@pytest.mark.parametrize("limit", ["quota", "cap"])
+async def test_in_shadow_mode_a_long_request_goes_on(
+    stage: MakeStage, pg: asyncpg.Connection, books: Books, limit: str
+) -> None:
+    quotas = {"messages_in": 3} if limit == "quota" else {}
+    s = await stage(Echo(), tier={"quotas": quotas, "is_shadow": True}, route={"settle_every_messages": 2})
+    if limit == "cap":
+        await capped(s, pg, 1, messages_in=(0, "1"))
+    client = await dial(s)
+    for _ in range(9):
+        await client.send(ASKED)
+        assert await client.read_exactly(len(ECHO)) == ECHO
+    await client.close()
+    await until(lambda: not s.inside.door.connections)
+    assert total(await the_parts(s, books), "messages_in") == 9
