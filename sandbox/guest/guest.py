@@ -280,6 +280,7 @@ def main():
     except ChildProcessError:
         pass
     files, omitted = pack(job)
+    os.set_blocking(2, True)  # a Node that was killed has left it otherwise
     how = b"signal %d" % os.WTERMSIG(status) if os.WIFSIGNALED(status) else b"exit %d" % os.WEXITSTATUS(status)
     write_list(2, [how, b"%d" % is_disk_full(), b"%d" % omitted, *files], before=job.nonce)
     os._exit(0)

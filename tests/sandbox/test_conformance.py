@@ -75,6 +75,19 @@ async def test_node_gets_what_a_program_gets(backend: Backend) -> None:
     assert (ended.exit_code, ended.reason) == (3, Reason.EXIT)
 
 
+async def test_files_of_a_node_that_was_killed_are_not_lost(backend: Backend) -> None:
+    """Node turns its pipes to not blocking, and turns them back only where it can end by itself."""
+    code = """
+    require('fs').writeFileSync('/workspace/out/large', Buffer.alloc(4_000_000));
+    console.error('said');
+    process.kill(process.pid, 'SIGKILL');
+    """
+    made = job(code, Language.NODE)
+    ended = await backend.run(made, Handle(), lambda stream, data: time.sleep(0.1))  # a reader that is busy otherwise
+    assert (ended.stderr, ended.signal) == (b"said\n", 9)
+    assert [(a.path, len(a.content)) for a in ended.artifacts] == [("large", 4_000_000)]
+
+
 async def test_node_modules_of_either_kind(backend: Backend) -> None:
     from dataclasses import replace
 
