@@ -44,6 +44,8 @@ _EXTERNAL_ID = re.compile(r"[\x21-\x7e]{1,200}")
 _TITLE = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,200}")  # what PostgreSQL stores and a log shows in one line
 _TEXT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{0,1000}")
 _EMAIL = re.compile(r"(?=.{3,254}$)[^@\s\x00-\x1f\x7f\ud800-\udfff]+@[^@\s\x00-\x1f\x7f\ud800-\udfff]+")
+_ATOM = r"[^@\s.()<>,;:\\\"\[\]\x00-\x1f\x7f-\x9f\ud800-\udfff]+"  # of RFC 5322: nothing that reads as another address
+_MAILBOX = re.compile(rf"(?=.{{3,254}}$){_ATOM}(?:\.{_ATOM})*@{_ATOM}(?:\.{_ATOM})*")
 _CURRENCY = re.compile(r"[a-z]{3}")
 _ISSUER = re.compile(r"[\x21-\x7e]{1,300}")
 _NAMES = r"[\x21-\x2d\x2f-\x7e]+"
@@ -120,6 +122,8 @@ ExternalId = Annotated[str, matching(_EXTERNAL_ID, "1 to 200 printable ASCII cha
 Title = Annotated[str, matching(_TITLE, "1 to 200 characters on one line")]
 Text = Annotated[str, matching(_TEXT, "at most 1000 characters on one line")]
 Email = Annotated[str, matching(_EMAIL, "an e-mail address of at most 254 characters")]
+Mailbox = Annotated[str, matching(_MAILBOX, "one e-mail address such as ada@example.com, of at most 254 characters")]
+"""An address that proves who somebody is: without comments, quotes and lists, which lead to somebody else's mail."""
 Currency = Annotated[str, matching(_CURRENCY, "a currency code in lower case, such as usd")]
 IssuerText = Annotated[str, matching(_ISSUER, "1 to 300 printable ASCII characters without spaces")]
 PageUrl = Annotated[str, AfterValidator(_page_url)]

@@ -32,7 +32,7 @@ from ledger import problems
 from ledger.ids import PLATFORM_PROJECT_ID
 from ledger.keys import Mode
 from ledger.mail.post import VERIFY
-from ledger.specs import Email, ProjectSpec
+from ledger.specs import Mailbox, ProjectSpec
 
 _OF_ACCOUNTS: Final = Scope(PLATFORM_PROJECT_ID, Mode.LIVE)
 """Where answers to people are kept, who may have no project yet."""
@@ -47,7 +47,7 @@ class MagicLinkRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    email: Email
+    email: Mailbox
 
 
 class Token(BaseModel):

@@ -151,6 +151,11 @@ def not_found(noun: str, object_id: str) -> Denied:
     return Denied(problems.NOT_FOUND, f"There is no {noun} {object_id!r:.80} here.")
 
 
+def is_storable(text: str) -> bool:
+    """True if PostgreSQL can be asked about a text: it knows neither NUL nor half a surrogate pair. Pure."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def flag(query: Mapping[str, str], name: str) -> bool:
     """A query parameter that is true or false; false where it is not given. Raises Denied."""
     value = query.get(name, "false")

@@ -14,7 +14,7 @@ from admin.api.resources import check_match, tagged, validated
 from admin.permissions import TABLE, Permission, Role, may_grant
 from admin.projects import rows as projects
 from ledger import problems
-from ledger.specs import Email
+from ledger.specs import Mailbox
 
 
 class NewInvitation(BaseModel):
@@ -22,7 +22,7 @@ class NewInvitation(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    email: Email
+    email: Mailbox
     role: Role
 
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from admin.accounts import sessions
 from admin.api import answers, idempotency
 from admin.api.authenticate import check_csrf, has_key, identify, key_of, of_session, permit, refuse
-from admin.api.call import Body, Call, Caller, Denied, Endpoint, invalid
+from admin.api.call import Body, Call, Caller, Denied, Endpoint, invalid, is_storable
 from admin.declare import load
 from admin.declare.explain import explain
 from admin.site import UNSAFE, Site
@@ -96,6 +96,8 @@ def _query(endpoint: Endpoint, request: web.Request) -> dict[str, str]:
             raise invalid(name, f"unknown query parameter (known: {known})")
         if len(request.query.getall(name)) > 1:
             raise invalid(name, "is given twice")
+        if not is_storable(request.query[name]):
+            raise invalid(name, "holds a character that nothing here can")
     return dict(request.query)
 
 

@@ -26,6 +26,7 @@ from ledger.specs import is_meter_name
 from ledger.usage_figures import By, Charge, Event, Month
 
 _PATH: Final = "/api/v1/usage"
+_FORMULA: Final = tuple("=+@\t\r\n\uff1d\uff0b\uff0d\uff20")
 _MOST_MONTHS: Final = 36
 _MOST_CUSTOMERS: Final = 100
 _OF_MONTH: Final = frozenset(("period", "customer"))
@@ -135,11 +136,15 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     columns = ("day", "customer_id", "external_id", "key_id", "route_id", "meter", "quantity", "events")
     writer.writerow(columns)
     for row in rows:
-        values = ("" if row[name] is None else str(row[name]) for name in columns)
-        writer.writerow(
-            [f"'{v}" if v[:1] in ("=", "+", "@", "\t") or (v[:1] == "-" and not v[1:].isdigit()) else v for v in values]
-        )
+        writer.writerow(_cell("" if row[name] is None else str(row[name])) for name in columns)
     return written.getvalue()
+
+
+def _cell(value: str) -> str:
+    """The value, unless a spreadsheet would take it for a formula: leading blanks and full-width signs count, too."""
+    first = value.lstrip(" \u00a0\u3000")[:1]
+    is_formula = first in _FORMULA or (first == "-" and not value[1:].isdigit())
+    return f"'{value}" if is_formula else value
 
 
 async def events(call: Call) -> Reply:

@@ -100,6 +100,11 @@ class View:
         value = self.form.get(name, default)
         return value.strip() if isinstance(value, str) else default
 
+    def raw(self, name: str) -> str:
+        """What a field holds, as it was sent."""
+        value = self.form.get(name, "")
+        return value if isinstance(value, str) else ""
+
     def lines(self, name: str) -> list[str]:
         """The words of a field that takes several, separated by spaces, commas or line ends."""
         return self.text(name).replace(",", " ").split()

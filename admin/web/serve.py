@@ -24,7 +24,7 @@ from multidict import MultiDictProxy
 from admin.accounts import members, sessions
 from admin.accounts.sessions import Session
 from admin.api.auth import drop_session, set_session
-from admin.api.call import Denied
+from admin.api.call import Denied, is_storable
 from admin.changes import Refused, Unfit
 from admin.declare.faults import path_text
 from admin.site import Site
@@ -185,6 +185,8 @@ async def _is_first(view: View) -> bool:
 
 async def _form(site: Site, request: web.Request, token: str) -> MultiDictProxy[Any] | None:
     """What was sent; None for a GET. Raises Denied if no page of ours sent it."""
+    if not all(map(is_storable, request.query.values())):
+        raise Denied(problems.BAD_REQUEST, "The address holds a character that nothing here can.")
     if request.method in ("GET", "HEAD"):
         return None
     if request.content_type not in ("application/x-www-form-urlencoded", "multipart/form-data", ""):
@@ -197,7 +199,7 @@ async def _form(site: Site, request: web.Request, token: str) -> MultiDictProxy[
     given = form.get("csrf", "")
     if not site.is_own_page(request) or not isinstance(given, str) or not sessions.is_csrf(token, given):
         raise Denied(problems.CSRF, "This form is too old, or not from a page of ours. Go back, reload, try again.")
-    if any("\0" in value for value in form.values() if isinstance(value, str)):
+    if not all(is_storable(value) for value in form.values() if isinstance(value, str)):
         raise Denied(problems.BAD_REQUEST, "The form holds a character that nothing here can.")
     return form
 

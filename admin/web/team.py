@@ -13,7 +13,7 @@ from admin.api.resources import validated
 from admin.permissions import Permission, Role, may_grant
 from admin.web.page import Answer, Html, Page, Redirect, View, Wrong
 from ledger import problems
-from ledger.specs import Email
+from ledger.specs import Mailbox
 
 ROLES: Final = (
     (Role.VIEWER, "Viewer", "Sees usage, customers, tiers, routes and the team."),
@@ -28,7 +28,7 @@ class Invitation(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    email: Email
+    email: Mailbox
     role: Role
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -23,6 +24,7 @@ _SQL = sql.load("admin.web", "tiers.sql")
 _BLANK_ROWS: Final = 2
 _MOST_ROWS: Final = 20
 _WHOLE = re.compile(r"-?\d{1,15}", re.ASCII)
+_QUOTED = re.compile(r'\s*"(?:[^"\\]|\\.)*"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ async def edit(view: View) -> Answer:
 
 
 def _form(view: View, tier: Stored[TierSpec], preview: dict[str, Any] | None) -> dict[str, Any]:
-    features = "\n".join(f"{name}: {_shown(value)}" for name, value in tier.spec.features.items())
+    features = "\n".join(f"{_shown_name(name)}: {_shown(value)}" for name, value in tier.spec.features.items())
     return {"tier": tier, "quotas": _quota_rows(view, tier), "features": features, "preview": preview}
 
 
@@ -166,16 +168,32 @@ def _quota_rows(view: View, tier: Stored[TierSpec] | None) -> list[QuotaRow]:
 
 
 def _features(view: View) -> dict[str, Any]:
-    """Lines such as `seats: 5`."""
+    """Lines such as `seats: 5`. What would be read as something else stands in quotes, as in JSON: `plan: "5"`."""
     found: dict[str, Any] = {}
-    for line in view.text("features").splitlines():
+    for line in view.raw("features").replace("\r\n", "\n").split("\n"):
         if line.strip():
-            name, _, value = line.partition(":")
-            found[name.strip()] = _value(value.strip() or "yes")
+            quoted = _QUOTED.match(line)
+            name, value = (
+                (quoted[0], line[quoted.end() :].partition(":")[2])
+                if quoted
+                else line.split(":", 1)
+                if ":" in line
+                else (line, "")
+            )
+            found[_unquoted(name.strip(" "))] = _value(value.strip(" ") or "yes")
     return found
 
 
+def _unquoted(text: str) -> str:
+    try:
+        return str(json.loads(text)) if _QUOTED.fullmatch(text) else text
+    except ValueError:
+        return text
+
+
 def _value(text: str) -> bool | int | str:
+    if _QUOTED.fullmatch(text):
+        return _unquoted(text)
     if text.lower() in ("yes", "true"):
         return True
     if text.lower() in ("no", "false"):
@@ -184,7 +202,17 @@ def _value(text: str) -> bool | int | str:
 
 
 def _shown(value: bool | int | str) -> str:
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return str(value)
+    is_plain = value and value == value.strip() and _value(value) == value and value.isprintable()
+    return value if is_plain else json.dumps(value)
+
+
+def _shown_name(name: str) -> str:
+    is_plain = name == name.strip() and ":" not in name and not name.startswith('"') and name.isprintable()
+    return name if is_plain else json.dumps(name)
 
 
 def _minor(text: str, field: str) -> int:

@@ -113,8 +113,8 @@ def email_of(message: Message, sender: str) -> EmailMessage:
         email["From"] = sender
         email["To"] = message.to
         email["Subject"] = message.subject
-        if len(email["To"].addresses) != 1:
-            raise ValueError("not one address")
+        if [one.addr_spec for one in email["To"].addresses] != [message.to]:
+            raise ValueError("not one address, or one that reads as another")
     except (ValueError, IndexError) as error:
         raise NotTaken(f"not a header's value: {type(error).__name__}", is_final=True) from None
     email["Date"] = formatdate(usegmt=True)

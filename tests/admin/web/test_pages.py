@@ -164,56 +164,6 @@ async def test_the_host_field_moves_nothing(world: World, owner: Person) -> None
     assert "evil" not in str(rows)
 
 
-NAUGHTY = [
-    "<script>alert(1)</script>",
-    '"><img src=x onerror=alert(1)>',
-    "'-alert(1)-'",
-    "{{7*7}}${7*7}<%= 7*7 %>",
-    "javascript:alert(1)",
-    "</textarea><script>alert(1)</script>",
-    "ÅÍÎÏ˝ÓÔ\u202etest\u202c 社會科學院 👩🏽‍🚀 ͓̽",
-    "%00%0d%0aSet-Cookie: x=y",
-    "' OR 1=1 --",
-    "=cmd|' /C calc'!A0",
-]
-
-
-@pytest.mark.parametrize("text", NAUGHTY)
-async def test_what_is_typed_stays_text(world: World, owner: Person, text: str) -> None:
-    """Into every text field of every form, and then every page is looked at."""
-    for page in PAID:
-        if page.act is None or page.path.endswith(("/delete", "/revoke", "/rotate", "/try", "/switch", "/promote")):
-            continue
-        await owner.open(await paths(world, page))
-        for form in forms_in(owner.html):
-            if form.method != "post" or form.action in ("/logout", "/dashboard/switch"):
-                continue
-            fields = [(name, value if name in ("csrf", "in", "once", "id") else text) for name, value in form.fields]
-            answer = await owner.post(form.action, fields, follow=False)
-            assert answer.status in (200, 303, 409, 422), (page.path, answer.status)
-            _is_inert(answer.text, text, page.path)
-    await world.test.post("/api/v1/keys", {"name": text})
-    await world.test.post("/api/v1/tiers", {"name": "naughty", "title": text, "features": {text: text}})
-    await world.test.post("/api/v1/customers", {"external_id": "naughty", "name": text})
-    for path in ("/dashboard", "/dashboard/keys", "/dashboard/tiers", "/dashboard/customers", "/dashboard/audit"):
-        answer = await owner.open(path)
-        assert answer.status == 200
-        _is_inert(answer.text, text, path)
-    for path in ("/login?email=", "/dashboard/customers?q=", "/dashboard/usage?meter=", "/auth/verify?token="):
-        from urllib.parse import quote
-
-        answer = await owner.open(path + quote(text))
-        assert answer.status == 200, path
-        _is_inert(answer.text, text, path)
-
-
-def _is_inert(html: str, text: str, path: str) -> None:
-    if "<" in text or '"' in text:
-        assert text not in html, path
-    assert "49$49" not in html
-    assert not re.search(r"<(script|img)(?![^>]* src=\"/static/)[ >]", html), path
-
-
 class Counted(asyncpg.Connection):
     """Counts what is asked of PostgreSQL."""
 
