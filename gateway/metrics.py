@@ -104,6 +104,8 @@ class Metrics:
             "cache_hits_total": 0,
             "cache_misses_total": 0,
             "cache_revalidations_total": 0,
+            "cache_collapsed_total": 0,
+            "cache_stale_total": 0,
         }
         self.gauges: dict[str, float] = {}
         self.targets: dict[str, list[int]] = {}

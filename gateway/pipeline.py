@@ -155,7 +155,8 @@ async def serve(gw: Gateway, ex: Exchange) -> None:
         is_charged = True
     except UpstreamBroken as broken:
         outcome, is_charged = Outcome.UPSTREAM_FAILED, broken.was_connected
-        gw.incidents.note(broken.problem.code, str(broken), route.name, ex.id)
+        if broken.problem is not problems.NOT_KEPT:
+            gw.incidents.note(broken.problem.code, str(broken), route.name, ex.id)
         if ex.response_started:
             client.abort()
         else:

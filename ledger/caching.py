@@ -14,3 +14,5 @@ class CacheSpec(Spec):
     """All that is kept for the route; what was used longest ago gives way."""
     max_entry_bytes: int = Field(default=2**20, ge=1, le=2**30)
     """The largest answer that is kept."""
+    wait_ms: int = Field(default=5_000, ge=0, le=600_000)
+    """How long a request waits for an answer that another one is fetching, before it asks for itself; 0: not at all."""

@@ -153,6 +153,9 @@ UPSTREAM_UNREACHABLE: Final = Problem("upstream_unreachable", 502, "Bad gateway"
 UPSTREAM_FAILED: Final = Problem("upstream_failed", 502, "Bad gateway", "The upstream broke off its answer.")
 UPSTREAM_INVALID: Final = Problem("upstream_invalid", 502, "Bad gateway", "The upstream's answer is not valid HTTP.")
 UPSTREAM_TIMEOUT: Final = Problem("upstream_timeout", 504, "Gateway timeout", "The upstream did not answer in time.")
+NOT_KEPT: Final = Problem(
+    "not_kept", 504, "Gateway timeout", "Only what is kept was asked for (only-if-cached), and it is not kept."
+)
 CIRCUIT_OPEN: Final = Problem(
     "circuit_open", 503, "Service unavailable", "The upstream has failed repeatedly; it is tried again soon."
 )

@@ -13,15 +13,25 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
 
-from gateway.http1.fields import parse_fields
+from gateway.http1.fields import Fields, parse_fields
 from gateway.http1.response import LENGTH, NONE
-from gateway.proxy.freshness import Lifetime, directives, is_unchanged, lifetime, may_be_told, nominated, varying
+from gateway.proxy.flights import Flights
+from gateway.proxy.freshness import (
+    Directives,
+    Lifetime,
+    directives,
+    is_unchanged,
+    lifetime,
+    may_be_told,
+    nominated,
+    varying,
+)
 from gateway.proxy.headers import to_client
 from gateway.proxy.upstream import Response
 
 if TYPE_CHECKING:
     from gateway.exchange import Exchange
-    from gateway.http1.fields import Fields
+    from gateway.proxy.flights import Flight
     from ledger.caching import CacheSpec
 
 Key = tuple[bytes, bytes | None, bytes, bytes | None]
@@ -62,23 +72,22 @@ class Entry:
     def age_s(self, now: float) -> int:
         return max(0, int(now - self.born_at))
 
-    def told(self, now: float) -> Response:
-        """The answer as a client gets it."""
-        age_s = self.age_s(now)
-        left = self.lifetime.fresh_s - age_s
-        lines = b"%bContent-Length: %d\r\nAge: %d\r\nCache-Status: tollgate; hit; ttl=%d\r\n" % (
-            self.lines,
-            len(self.body),
-            age_s,
-            left,
-        )
+    def told(self, now: float, how: bytes = b"hit") -> Response:
+        """The answer as a client gets it; `how` it came to it is for Cache-Status (RFC 9211)."""
+        lines = b"%bContent-Length: %d\r\n%b" % (self.lines, len(self.body), self._status_lines(now, how))
         return _response(self.status_line, lines, LENGTH)
 
-    def unchanged(self, now: float) -> Response:
+    def unchanged(self, now: float, how: bytes = b"hit") -> Response:
         """What a client gets who has it already."""
         lines = b"".join([line for name, _, line in self.fields.items if name in _IN_304])
-        lines += b"Age: %d\r\nCache-Status: tollgate; hit\r\n" % self.age_s(now)
-        return _response(b"HTTP/1.1 304 Not Modified\r\n", lines, NONE)
+        return _response(b"HTTP/1.1 304 Not Modified\r\n", lines + self._status_lines(now, how), NONE)
+
+    def _status_lines(self, now: float, how: bytes) -> bytes:
+        age_s = self.age_s(now)
+        left = self.lifetime.fresh_s - age_s
+        hit, _, detail = how.partition(b"; ")
+        how = b"%b; ttl=%d%b" % (hit, left, b"; " + detail if detail else b"")
+        return b"Age: %d\r\nCache-Status: tollgate; %b\r\n" % (age_s, how)
 
     @property
     def conditions(self) -> bytes:
@@ -100,6 +109,8 @@ class RouteCache:
         self.caches = caches
         self._entries: OrderedDict[Key, list[Entry]] = OrderedDict()
         self.used = 0
+        self.flights = Flights()
+        self.wait_s = spec.wait_ms / 1000
 
     def find(self, key: Key, fields: Fields) -> Entry | None:
         """The entry for a request, fresh or not."""
@@ -108,6 +119,11 @@ class RouteCache:
             return None
         self._entries.move_to_end(key)
         return next((e for e in entries if nominated(fields, e.names) == e.values), None)
+
+    def variant(self, key: Key, fields: Fields) -> tuple[bytes, ...]:
+        """What a request says in the fields by which the answers vary, as far as is known."""
+        entries = self._entries.get(key)
+        return nominated(fields, entries[-1].names) if entries else ()
 
     def has_room_for(self, size: int) -> bool:
         """True if an answer of this size may be kept, and there is room to copy it meanwhile."""
@@ -123,6 +139,11 @@ class RouteCache:
         self.used += entry.size
         while self.used > self._spec.max_bytes or (self.caches.is_full and self.used):
             self.forget(next(iter(self._entries)))
+
+    def invalidate(self, key: Key) -> None:
+        """Something has changed under this key: neither what is kept nor what is on its way is so any more."""
+        self.forget(key)
+        self.flights.spoil(key)
 
     def forget(self, key: Key) -> None:
         """Drop whatever is kept of this."""
@@ -173,7 +194,16 @@ class Recording:
     up (the client left, the upstream broke off) gives its share back when it is dropped.
     """
 
-    def __init__(self, cache: RouteCache, key: Key, fields: Fields, response: Response, lifetime: Lifetime) -> None:
+    def __init__(
+        self,
+        cache: RouteCache,
+        key: Key,
+        fields: Fields,
+        response: Response,
+        lifetime: Lifetime,
+        flight: Flight | None = None,
+    ) -> None:
+        self._flight = flight
         self._cache = cache
         self._key = key
         self._fields = fields
@@ -185,6 +215,8 @@ class Recording:
 
     def __del__(self) -> None:
         self._let_go()
+        if self._flight is not None:
+            self._flight.over()
 
     def feed(self, data: bytes) -> bytes:
         if not self._is_given_up:
@@ -194,6 +226,8 @@ class Recording:
             if not self._cache.has_room_for(self._size):
                 self._is_given_up = True
                 self._let_go()
+                if self._flight is not None:
+                    self._flight.not_shared()
         return data
 
     def finish(self) -> bytes:
@@ -203,7 +237,10 @@ class Recording:
             values = nominated(self._fields, names)
             entry = Entry(self._response, b"".join(self._pieces), names, values, self._lifetime, time.time())
             self._let_go()
-            self._cache.keep(self._key, entry)
+            if self._flight is None or not self._flight.is_spoilt:
+                self._cache.keep(self._key, entry)
+            if self._flight is not None:
+                self._flight.over()
         return b""
 
     def _let_go(self) -> None:
@@ -213,9 +250,12 @@ class Recording:
 
 
 def recording_of(
-    cache: RouteCache, key: Key, ex: Exchange, response: Response, *, is_identified: bool
+    cache: RouteCache, key: Key, ex: Exchange, response: Response, flight: Flight | None = None, *, is_identified: bool
 ) -> Recording | None:
-    """What keeps the answer to a GET while it passes; None if it may not be kept, or is known to be too large."""
+    """What keeps the answer to a GET while it passes; None if it may not be kept, or is known to be too large.
+
+    From here on the flight is the recording's, if there is one: it is over when that ends.
+    """
     delay_s = (time.monotonic_ns() - ex.sent_ns) / 1e9
     found = lifetime(
         response.status,
@@ -227,11 +267,14 @@ def recording_of(
     )
     if found is None or not cache.has_room_for(response.fields.content_length or 0):
         return None
-    if found.fresh_s <= found.age_s and b"etag" not in response.fields.index:
+    is_ever_fresh = found.fresh_s > found.age_s
+    if not is_ever_fresh and not found.while_s + found.if_error_s and b"etag" not in response.fields.index:
         return None  # never fresh, and nothing to ask again by
     if b"no-store" in directives(ex.fields):
         return None
-    return Recording(cache, key, ex.fields, response, found)
+    if flight is not None and not is_ever_fresh:
+        flight.not_shared()
+    return Recording(cache, key, ex.fields, response, found, flight)
 
 
 def refreshed(entry: Entry, response: Response, now: float, delay_s: float, *, is_identified: bool) -> Entry | None:
@@ -245,16 +288,28 @@ def refreshed(entry: Entry, response: Response, now: float, delay_s: float, *, i
     return None if found is None else Entry(kept, entry.body, entry.names, entry.values, found, now)
 
 
-def is_fresh(entry: Entry, fields: Fields, now: float) -> bool:
+def is_fresh(entry: Entry, wanted: Directives, now: float) -> bool:
     """True if a request may be told what is kept, without asking the upstream."""
-    return may_be_told(directives(fields), entry.lifetime, entry.age_s(now))
+    return may_be_told(wanted, entry.lifetime, entry.age_s(now))
 
 
-def answer_of(entry: Entry, fields: Fields, now: float) -> tuple[Response, bytes]:
+def answer_of(entry: Entry, fields: Fields, now: float, how: bytes = b"hit") -> tuple[Response, bytes]:
     """What a request is told of an entry, and the body."""
     if is_unchanged(fields, entry.fields):
-        return entry.unchanged(now), b""
-    return entry.told(now), entry.body
+        return entry.unchanged(now, how), b""
+    return entry.told(now, how), entry.body
+
+
+def forwarded(response: Response, why: bytes) -> Response:
+    """An upstream's answer as a client gets it, who is told why it is not what was kept."""
+    line = b"Cache-Status: tollgate; %b\r\n" % why
+    told = _copy(response)
+    told.lead = response.lead + line
+    told.fields = Fields()
+    for name in Fields.__slots__:
+        setattr(told.fields, name, getattr(response.fields, name))
+    told.fields.items = [*response.fields.items, (b"cache-status", line[14:-2], line)]
+    return told
 
 
 def _response(status_line: bytes, lines: bytes, framing: int) -> Response:

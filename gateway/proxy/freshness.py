@@ -1,4 +1,4 @@
-"""What may be kept of an answer, for how long, and whom it may be given to (RFC 9111). Pure.
+"""What may be kept of an answer, for how long, and whom it may be given to (RFC 9111, RFC 5861). Pure.
 
 Stricter than the standard in what nobody misses: only answers with an explicit lifetime are kept, none that set a cookie,
 and of those to requests whose sender was identified (a key, a token, Authorization, a cookie) only what says `public` or
@@ -24,6 +24,8 @@ _VARIES_BY_US: Final = frozenset(
     (b"authorization", b"x-api-key", *(name.encode() for name in header_names.ABOUT_THE_CLIENT | {"x-request-id"}))
 )
 """What an upstream sees of these is not what the client sent."""
+_WANTS_FRESH: Final = frozenset((b"no-cache", b"no-store", b"min-fresh"))
+_NEVER_STALE: Final = frozenset((b"must-revalidate", b"proxy-revalidate"))
 CONDITIONS: Final = frozenset(
     (b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since", b"if-range", b"range")
 )
@@ -32,10 +34,15 @@ Directives = Mapping[bytes, bytes]
 
 
 class Lifetime(NamedTuple):
-    """For how many seconds an answer is fresh, and how old it was when it came."""
+    """For how many seconds an answer is fresh, and how old it was when it came.
+
+    For so many more it may be told while it is being renewed, or because the upstream fails (RFC 5861).
+    """
 
     fresh_s: int
     age_s: int
+    while_s: int = 0
+    if_error_s: int = 0
 
 
 def directives(fields: Fields) -> Directives:
@@ -77,7 +84,11 @@ def lifetime(
         return None
     apparent = 0.0 if date is None else now - date
     told = _number(fields.index.get(b"age", b"0")) or 0
-    return Lifetime(fresh_s, max(0, int(apparent), int(told + delay_s)))
+    age_s = max(0, int(apparent), int(told + delay_s))
+    if not _NEVER_STALE.isdisjoint(said):
+        return Lifetime(fresh_s, age_s)
+    while_s, if_error_s = _number(said.get(b"stale-while-revalidate")), _number(said.get(b"stale-if-error"))
+    return Lifetime(fresh_s, age_s, while_s or 0, if_error_s or 0)
 
 
 def varying(fields: Fields) -> tuple[bytes, ...] | None:
@@ -98,6 +109,14 @@ def may_be_told(wanted: Directives, lifetime: Lifetime, age_s: int) -> bool:
     most = _number(wanted.get(b"max-age"))
     least_left = _number(wanted.get(b"min-fresh")) or 0
     return age_s + least_left < lifetime.fresh_s and (most is None or age_s <= most)
+
+
+def may_be_told_stale(wanted: Directives, lifetime: Lifetime, age_s: int, for_s: int) -> bool:
+    """True if an answer that is stale for no longer than `for_s` satisfies a request with these directives."""
+    if not for_s or not _WANTS_FRESH.isdisjoint(wanted):
+        return False
+    most = _number(wanted.get(b"max-age"))
+    return age_s < lifetime.fresh_s + for_s and (most is None or age_s <= most)
 
 
 def is_unchanged(wanted: Fields, kept: Fields) -> bool:

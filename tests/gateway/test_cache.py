@@ -365,7 +365,7 @@ async def test_what_is_being_copied_has_a_bound_and_is_let_go_of(stage: MakeStag
     caches = s.inside.gateway.caches
     clients = [await s.client() for _ in range(5)]
     for turn, client in enumerate(clients):
-        await client.send(request(key=s.key))
+        await client.send(request(f"/api/{turn}", s.key))
         await client.read_until(b"x" * 2_000)
         assert caches.copied == min(2_000 * (turn + 1), 4_000)  # the third is past a quarter
     for client in clients:
