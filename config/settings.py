@@ -86,7 +86,8 @@ class GatewaySettings(_Section):
     )
     sandbox_url: str | None = Field(
         default=None,
-        description="the sandbox, http://host:port: upstreams there are told who asks, and sandbox.secret",
+        description="the sandbox, http://host:port (nodes: commas between): upstreams there are told who asks, and"
+        " sandbox.secret",
     )
     max_known_heads: int = Field(
         default=16_384, ge=1, description="request heads kept in memory by each worker, some KiB each"

@@ -39,7 +39,7 @@ from gateway.limits.report import Reporter, sign_of_life
 from gateway.listener import ClientConnection, Door
 from gateway.memory import Memory
 from gateway.metrics import Metrics
-from gateway.proxy.builtin import Sandbox
+from gateway.proxy.builtin import Sandbox, nodes_of
 from gateway.proxy.cache import Caches
 from gateway.proxy.pool import Pools
 from gateway.proxy.sender import Trust
@@ -96,7 +96,7 @@ def build_door(settings: Settings, name: str) -> Door:
     if gateway.admin_url is not None:
         context.admin = admin_route(gateway.admin_url)
     if gateway.sandbox_url is not None and settings.sandbox.secret is not None:
-        context.sandbox = Sandbox(gateway.sandbox_url.rstrip("/"), settings.sandbox.secret.get_secret_value())
+        context.sandbox = Sandbox(nodes_of(gateway.sandbox_url), settings.sandbox.secret.get_secret_value())
     trust = Trust(gateway.trusted_proxies, gateway.forwarded_by)
     return Door(context, gateway, set(), Memory(gateway.max_known_heads), trust)
 

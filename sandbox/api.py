@@ -31,11 +31,15 @@ from sandbox.problems import Refused
 from sandbox.request import Ceilings, invalid, read
 from sandbox.runner import Live, Runner
 from sandbox.store.database import Unavailable
+from sandbox.store.nodes import FIND, LIVE, MOST_LIVE, STOP, Nodes, Silent
 from sandbox.store.runs import Owner, Runs, new_id
 
 _HEARTBEAT_S: Final = 15.0
 _RETRY_S: Final = 1
 _OPEN: Final = ("/health", "/ready")
+_ENDED: Final = "ended"
+_WRITTEN_S: Final = 3.0
+"""Longest wait for a result that another node is about to write."""
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +75,8 @@ def guard(secret: str | None) -> Any:
         except Unavailable as error:
             log.warning("the database cannot be asked: %s", error)
             return problems.response(Refused(problems.STORE_UNAVAILABLE, retry_after_s=_RETRY_S), request_id)
+        except Silent:
+            return problems.response(Refused(problems.NODE_SILENT, retry_after_s=_RETRY_S), request_id)
         except web.HTTPRequestEntityTooLarge:
             return problems.response(Refused(problems.BODY_TOO_LARGE), request_id)
         except web.HTTPMethodNotAllowed:
@@ -85,12 +91,13 @@ def guard(secret: str | None) -> Any:
 
 
 class Api:
-    """The handlers."""
+    """The handlers. What this node does not have, `nodes` may."""
 
-    def __init__(self, runner: Runner, runs: Runs, ceilings: Ceilings) -> None:
+    def __init__(self, runner: Runner, runs: Runs, ceilings: Ceilings, nodes: Nodes) -> None:
         self._runner = runner
         self._runs = runs
         self._ceilings = ceilings
+        self._nodes = nodes
 
     def add_to(self, app: web.Application) -> None:
         app.router.add_post("/api/run", self.run)
@@ -130,10 +137,10 @@ class Api:
         if live is not None:
             assert live.done is not None
             return _answer(await asyncio.shield(live.done), is_replay=True)
-        document = await self._runs.find(claim.run, owner)
-        if document is not None:
+        document = await self._kept(claim.run, owner)
+        if isinstance(document, dict):
             return _answer(document, is_replay=True)
-        if claim.is_abandoned:
+        if document is None and claim.is_abandoned:
             await self._runs.unclaim(owner, key, claim.run)
             return await self._replayed(owner, key, body, run)
         raise Refused(problems.RUN_IN_PROGRESS, retry_after_s=_RETRY_S)
@@ -181,10 +188,39 @@ class Api:
         live = self._runner.find(run, owner)
         if live is not None:
             return _json({"id": live.id, "status": live.state})
-        document = await self._runs.find(run, owner)
+        document = await self._kept(run, owner)
         if document is None:
             raise Refused(problems.NOT_FOUND)
-        return _json(document)
+        return _json({"id": run, "status": document} if isinstance(document, str) else document)
+
+    async def _kept(self, run: str, owner: Owner) -> dict[str, Any] | str | None:
+        """A run that is not live here: its result, or its state on the node that has it. Raises Unavailable, Silent."""
+        document = await self._runs.find(run, owner)
+        if document is not None:
+            return document
+        state = await self._nodes.ask(FIND, run, owner)
+        if state is not None and state != _ENDED:
+            return str(state)
+        if state is None:  # it may have ended between the two questions
+            return await self._runs.find(run, owner)
+        try:
+            async with asyncio.timeout(_WRITTEN_S):
+                while (document := await self._runs.find(run, owner)) is None:
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            raise Silent from None
+        return document
+
+    def told(self, what: str, run: str, owner: Owner) -> Any:
+        """What this node says to another (sandbox.store.nodes)."""
+        if what == LIVE:
+            return [{"id": live.id, "status": live.state} for live in self._runner.of(owner)[:MOST_LIVE]]
+        live = self._runner.find(run, owner)
+        if live is None:
+            return _ENDED if self._runs.has_unwritten(run, owner) else None
+        if what == STOP:
+            live.handle.stop()
+        return live.state
 
     async def stop(self, request: web.Request) -> web.Response:
         owner, run = owner_of(request), request.match_info["id"]
@@ -192,7 +228,12 @@ class Api:
         if live is not None:
             live.handle.stop()
             return _json({"id": live.id, "status": "stopping"}, status=202)
-        if await self._runs.find(run, owner) is None:
+        if await self._runs.find(run, owner) is not None:
+            raise Refused(problems.RUN_ENDED)
+        state = await self._nodes.ask(STOP, run, owner)
+        if state is not None and state != _ENDED:
+            return _json({"id": run, "status": "stopping"}, status=202)
+        if state is None and await self._runs.find(run, owner) is None:
             raise Refused(problems.NOT_FOUND)
         raise Refused(problems.RUN_ENDED)
 
@@ -200,6 +241,8 @@ class Api:
         owner = owner_of(request)
         limit, cursor = page_of(request, r"run_[0-9a-f]{32}")
         found = [] if cursor else [{"id": live.id, "status": live.state} for live in self._runner.of(owner)]
+        if not cursor:
+            found = sorted(found + await self._nodes.live(owner), key=lambda run: run["id"], reverse=True)
         page = await self._runs.page(owner, limit + 1, cursor)
         more = page[limit - 1]["id"] if len(page) > limit else None
         return _json({"runs": found + page[:limit], "cursor": more})

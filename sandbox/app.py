@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 import signal
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -41,6 +43,7 @@ from sandbox.runner import Runner
 from sandbox.scheduler import Bounds, Scheduler
 from sandbox.store.database import Database
 from sandbox.store.endpoints import Endpoints
+from sandbox.store.nodes import Nodes, name_of
 from sandbox.store.runs import Runs
 from sandbox.survey import Survey, survey
 
@@ -155,7 +158,11 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         metrics_url = await _listen(closing, _metrics_app(registry), ours.host, ours.metrics_port)
         secret = ours.secret.get_secret_value() if ours.secret is not None else None
         app = web.Application(middlewares=[guard(secret)], client_max_size=ours.max_body_bytes)
-        Api(runner, runs, ceilings).add_to(app)
+        nodes = Nodes(database, name_of(socket.gethostname(), _where(ours)), (secret or "").encode())
+        api = Api(runner, runs, ceilings, nodes)
+        api.add_to(app)
+        nodes.open(api.told)
+        closing.push_async_callback(nodes.close)
         Functions(runner, Endpoints(database), ceilings).add_to(app)
         app.router.add_get("/health", _health)
         app.router.add_get("/ready", _readiness(choice, database, await survey(ours)))
@@ -188,6 +195,13 @@ def _packages(ours: SandboxSettings, backend: Backend) -> Packages | None:
     except OSError as error:
         raise Unusable(f"sandbox.layers_dir: {directory} cannot be used: {error.strerror}") from None
     return Packages(backend, layers, indexes, _networks(ours.egress_networks))
+
+
+def _where(ours: SandboxSettings) -> str:
+    """Where a node listens, as part of its name; one on any free port is another each time."""
+    if ours.socket is not None:
+        return str(ours.socket)
+    return f"{ours.host}:{ours.port}" if ours.port else f"{ours.host}:{secrets.token_hex(8)}"
 
 
 def _networks(text: str) -> tuple[Network, ...]:

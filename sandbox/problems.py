@@ -64,6 +64,9 @@ PACKAGES_FAILED: Final = Problem(
 STORE_UNAVAILABLE: Final = Problem(
     "store_unavailable", 503, "Service unavailable", "The database cannot be asked at the moment."
 )
+NODE_SILENT: Final = Problem(
+    "node_silent", 503, "Service unavailable", "Another node that may have this run does not answer at the moment."
+)
 INTERNAL: Final = Problem(
     "internal", 500, "Internal error", "Something went wrong here. The request id finds it in the log."
 )

@@ -1,8 +1,8 @@
 """PostgreSQL as the sandbox sees it: a pool that starts without a server, and a schema kept up to date by itself.
 
-Whatever keeps PostgreSQL from answering becomes Unavailable. Bounds: 4 connections, 2 s for a free one, 3 s to connect,
-5 s a statement. Migrations are files in `migrations/`, applied in order, once, under a lock, when a connection is first
-made; they are small and safe beside a running previous release.
+Whatever keeps PostgreSQL from answering becomes Unavailable. Bounds: 4 connections and one that listens, 2 s for a free one,
+3 s to connect, 5 s a statement. Migrations are files in `migrations/`, applied in order, once, under a lock, when a
+connection is first made; they are small and safe beside a running previous release.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ _CONNECTIONS: Final = 4
 _ACQUIRE_S: Final = 2.0
 _CONNECT_S: Final = 3.0
 _STATEMENT_S: Final = 5.0
+_WHO: Final = {"application_name": "tollgate-sandbox"}
 _LOCK: Final = 0x7476_7362  # of migrations
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 _AWAY: Final = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.PostgresError)
@@ -53,6 +54,21 @@ class Database:
         except _AWAY as error:
             raise Unavailable(type(error).__name__) from error
 
+    @asynccontextmanager
+    async def own_connection(self) -> AsyncIterator[asyncpg.Connection]:
+        """A connection outside the pool, for whoever listens on it. Raises Unavailable, as `connection` does."""
+        try:
+            await (self._pool or await self._open()).fetchval("SELECT 1")
+            connection = await asyncpg.connect(
+                self._url, timeout=_CONNECT_S, command_timeout=_STATEMENT_S, server_settings=_WHO
+            )
+            try:
+                yield connection
+            finally:
+                connection.terminate()
+        except _AWAY as error:
+            raise Unavailable(type(error).__name__) from error
+
     async def state(self) -> str:
         """`up`, or in a word why not."""
         try:
@@ -80,7 +96,7 @@ class Database:
                     max_size=_CONNECTIONS,
                     timeout=_CONNECT_S,
                     command_timeout=_STATEMENT_S,
-                    server_settings={"application_name": "tollgate-sandbox"},
+                    server_settings=_WHO,
                 )
                 async with asyncio.timeout(_CONNECT_S + 10 * _STATEMENT_S):
                     await pool

@@ -125,6 +125,15 @@ class Runs:
             return None
         return _document(row["result"])
 
+    def has_unwritten(self, run: str, owner: Owner) -> bool:
+        """True for a result of the owner's that is here and will be in the database in a moment."""
+        kept = self._unwritten.get(run)
+        return (
+            kept is not None
+            and (kept.owner.project, kept.owner.mode) == (owner.project, owner.mode)
+            and owner.may_see(kept.owner.customer)
+        )
+
     async def page(self, owner: Owner, limit: int, before: str) -> list[dict[str, Any]]:
         """The newest results before an id ("" for the very newest). Raises Unavailable."""
         customer = "" if owner.sees_all else owner.customer

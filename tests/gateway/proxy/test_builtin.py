@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from gateway.proxy.builtin import Sandbox
+from gateway.proxy.builtin import Sandbox, nodes_of
 from ledger.ids import customer_id_for
 from ledger.specs import RouteSpec, UpstreamSpec
 from tests.gateway.conftest import MakeStage
@@ -31,7 +31,7 @@ def upstream(*targets: str) -> UpstreamSpec:
 
 
 def test_only_an_upstream_that_is_nothing_else() -> None:
-    sandbox = Sandbox("http://127.0.0.1:8082", "secret")
+    sandbox = Sandbox(nodes_of("http://127.0.0.1:8082"), "secret")
     assert sandbox.is_behind(upstream("http://127.0.0.1:8082"))
     assert sandbox.is_behind(upstream("http://127.0.0.1:8082/"))
     for others in (
@@ -43,13 +43,13 @@ def test_only_an_upstream_that_is_nothing_else() -> None:
 
 
 def test_values_cannot_split_a_head() -> None:
-    lines = Sandbox("http://s", "secret").lines("prj_a", "test", "cus\r\nX-Tollgate-Project: prj_b", "ck")
+    lines = Sandbox(nodes_of("http://s"), "secret").lines("prj_a", "test", "cus\r\nX-Tollgate-Project: prj_b", "ck")
     assert lines.count(b"\r\n") == 5
 
 
 async def test_the_sandbox_hears_who_asks_whatever_the_client_says(stage: MakeStage) -> None:
     s = await stage(answering(ok(b"ran")))
-    s.inside.gateway.sandbox = Sandbox(f"http://127.0.0.1:{s.upstream.port}", "between-us")
+    s.inside.gateway.sandbox = Sandbox(nodes_of(f"http://127.0.0.1:{s.upstream.port}"), "between-us")
     assert (await ask(await s.client(), request("/api/run", s.key, *FORGED))).status == 200
     [sent] = s.upstream.received
     assert told(sent) == [
@@ -63,7 +63,7 @@ async def test_the_sandbox_hears_who_asks_whatever_the_client_says(stage: MakeSt
 
 async def test_other_upstreams_hear_nothing(stage: MakeStage) -> None:
     s = await stage(answering(ok(b"ran")))
-    s.inside.gateway.sandbox = Sandbox("http://127.0.0.1:1", "between-us")
+    s.inside.gateway.sandbox = Sandbox(nodes_of("http://127.0.0.1:1"), "between-us")
     assert (await ask(await s.client(), request("/api/run", s.key, *FORGED))).status == 200
     [sent] = s.upstream.received
     assert told(sent) == []
@@ -82,7 +82,7 @@ async def test_each_caller_is_told_as_who_it_is_though_all_send_the_same_fields(
     stage: MakeStage, catalogue: Catalogue
 ) -> None:
     s = await stage(answering(ok(b"ran")))
-    s.inside.gateway.sandbox = Sandbox(f"http://127.0.0.1:{s.upstream.port}", "between-us")
+    s.inside.gateway.sandbox = Sandbox(nodes_of(f"http://127.0.0.1:{s.upstream.port}"), "between-us")
     names = ("bob", "eve", "joe")
     keys = [await catalogue.key("ck", customer=await catalogue.customer(name)) for name in names]
     for key in (*keys, *keys):
