@@ -6,13 +6,14 @@ Nothing here is ever taken from a request's Host: links in mail and redirects wo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from config.settings import AdminSettings
+from ledger.forwarded import client_of
 
 LOOPBACK: Final = ("127.0.0.1", "::1")
 UNSAFE: Final = frozenset(("POST", "PUT", "PATCH", "DELETE"))
@@ -23,7 +24,7 @@ class Site:
     """Settings that requests are read by."""
 
     origin: str
-    trusts_forwarded: bool
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
     shows_mail: bool
 
     @property
@@ -47,14 +48,9 @@ class Site:
         return "__Host-tollgate_flash" if self.is_secure else "tollgate_flash"
 
     def address_of(self, request: web.Request) -> str:
-        """The client's address. Behind a gateway it is the first of the gateway's list, which has no claim of a client."""
-        address = request.remote or "unknown"
-        if self.trusts_forwarded:
-            address = request.headers.get("X-Forwarded-For", address).partition(",")[0].strip()
-        try:
-            return str(ip_address(address))
-        except ValueError:
-            return "unknown"
+        """The client's address, over trusted proxies (the gateway is one) and no further; "unknown" if it is not said."""
+        listed = request.headers.getall("X-Forwarded-For", ())
+        return client_of(request.remote or "", listed, self.trusted_proxies) or "unknown"
 
     def is_own_page(self, request: web.Request) -> bool:
         """False if a browser says that the request comes from a page of another origin."""
@@ -68,4 +64,4 @@ class Site:
 
 def site_of(settings: AdminSettings) -> Site:
     """The site of a control plane with these settings."""
-    return Site(settings.origin.rstrip("/"), settings.trust_forwarded, settings.show_mail)
+    return Site(settings.origin.rstrip("/"), settings.trusted_proxies, settings.show_mail)

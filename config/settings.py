@@ -136,8 +136,8 @@ class AdminSettings(_Section):
         pattern=r"^https?://[A-Za-z0-9.\[\]:-]+$",
         description="where people reach the pages, https://host: links in mail start so; https makes cookies Secure",
     )
-    trust_forwarded: bool = Field(
-        default=False, description="believe X-Forwarded-For (only where nothing but a gateway can reach admin)"
+    trusted_proxies: Networks = Field(
+        default=(), description="networks of gateways, and of the proxies they trust, whose X-Forwarded-For is believed"
     )
     show_mail: bool = Field(default=False, description="serve /dev/mail, which shows all mail: for development only")
 

@@ -11,21 +11,19 @@ client wrote it.
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from gateway.http1.errors import Malformed
 from gateway.http1.fields import parse_host
+from ledger.forwarded import MOST_HOPS, address_in
 from ledger.restrictions import is_address_allowed
 
 if TYPE_CHECKING:
     from gateway.http1.fields import Fields
 
 _MAPPED: Final = "::ffff:"
-_MOST_HOPS: Final = 32
-"""Proxies in a row that are looked at; no real chain is longer, and a client could write thousands."""
 _SCHEMES: Final = (b"http", b"https")
-_with_port: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::[0-9A-Za-z._-]+)?").fullmatch
 _is_forwarded: Final = re.compile(
     rb'(?:[ \t]*(?:[\w!#$%&\'*+.^`|~-]+=(?:[\w!#$%&\'*+.^`|~-]+|"(?:[^"\\]|\\.)*")[ \t]*)?(?:[;,]|$))*'
 ).fullmatch
@@ -79,8 +77,8 @@ def sender_of(fields: Fields, peer_ip: str, scheme: bytes, trust: Trust) -> Send
         host = _host(_single(fields.values(b"x-forwarded-host"))) or host
         hops = b",".join(fields.values(b"x-forwarded-for")).decode("latin-1").split(",")
         claims = [_Claim(hop.strip()) for hop in reversed(hops)]
-    for claim in claims[:_MOST_HOPS]:
-        found = _address(claim.address)
+    for claim in claims[:MOST_HOPS]:
+        found = address_in(claim.address)
         if found is None:  # "unknown", or a name made up for it: who it was is not said
             break
         via.insert(0, address)
@@ -109,17 +107,6 @@ def _forwarded(value: bytes) -> list[_Claim]:
         _Claim(element.get(b"for", b"").decode("latin-1"), _scheme(element.get(b"proto")), _host(element.get(b"host")))
         for element in reversed(elements)
     ]
-
-
-def _address(text: str) -> str | None:
-    """An address without its port; IPv4 in IPv6 as IPv4. None for anything else."""
-    matched = _with_port(text)
-    try:
-        address = ip_address((matched[1] or matched[2]) if matched else text)
-    except ValueError:
-        return None
-    mapped = address.ipv4_mapped if address.version == 6 else None
-    return str(mapped or address)
 
 
 def _scheme(value: bytes | None) -> bytes | None:

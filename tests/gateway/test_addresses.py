@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import asyncpg
-import redis.asyncio
+from ipaddress import ip_network
 
+import asyncpg
+import pytest
+import redis.asyncio
+from pydantic import SecretStr
+
+from admin.app import running
+from config.settings import AdminSettings, Settings
 from ledger.keys import KeyKind, Mode, generate
 from tests.gateway.conftest import MakeStage
 from tests.gateway.wire import Answer, answering, ask, ok, request
-from tests.support.gateway import Books
+from tests.support.gateway import Books, Catalogue
 
 FROM = "X-Forwarded-For: %s"
 
@@ -60,3 +66,88 @@ async def test_a_flood_of_unknown_keys_is_not_a_flood_of_look_ups(stage: MakeSta
     assert (await ask(client, request("/api/x", unknown[0]))).status == 401  # known not to exist: no look-up
     assert (await ask(client, request("/api/x", s.key))).status == 200  # keys in memory are served all the while
     assert (await ask(client, request("/api/x", "sk_live_mistyped"))).status == 401
+
+
+# -- clients who write addresses that are not theirs
+
+
+@pytest.mark.parametrize("field", ["X-Forwarded-For", "Forwarded", "X-Real-IP", "True-Client-IP", "X-Client-IP"])
+async def test_a_claim_of_ones_own_evades_no_limit(stage: MakeStage, field: str) -> None:
+    s = await stage(answering(ok()), route={"auth": "none", "requests_per_minute_per_ip": 2})
+    client = await s.client()
+    value = "for={0}" if field == "Forwarded" else "{0}"
+    lines = [f"{field}: {value.format(f'203.0.113.{n}')}" for n in range(4)]
+    assert [(await ask(client, request("/api/x", None, line))).status for line in lines] == [200, 200, 429, 429]
+
+
+async def test_nor_does_one_that_a_proxy_passes_on(stage: MakeStage) -> None:
+    """The proxy adds whom it saw to the right; what the client wrote stands left of it."""
+    s = await stage(
+        answering(ok()),
+        route={"auth": "none", "requests_per_minute_per_ip": 2},
+        trusted_proxies=("127.0.0.1", "10.0.0.0/8"),
+    )
+    client = await s.client()
+    lines = [f"X-Forwarded-For: 203.0.113.{n}, 198.51.100.7, 10.0.0.{n + 1}" for n in range(4)]
+    assert [(await ask(client, request("/api/x", None, line))).status for line in lines] == [200, 200, 429, 429]
+
+
+@pytest.mark.parametrize(
+    ("listed", "claim", "status"),
+    [
+        ({"deny_ips": ["198.51.100.0/24"]}, "203.0.113.1, 198.51.100.7", 403),
+        ({"deny_ips": ["198.51.100.0/24"]}, "198.51.100.7, 203.0.113.1", 200),
+        ({"allow_ips": ["203.0.113.0/24"]}, "203.0.113.1, 198.51.100.7", 403),
+        ({"allow_ips": ["203.0.113.0/24"]}, "198.51.100.7, 203.0.113.1", 200),
+        ({"allow_ips": ["127.0.0.0/8"]}, "127.0.0.1, 198.51.100.7", 403),
+    ],
+)
+async def test_lists_of_a_route_are_about_the_last_who_is_no_proxy(
+    stage: MakeStage, listed: dict[str, list[str]], claim: str, status: int
+) -> None:
+    s = await stage(answering(ok()), route=listed, trusted_proxies=("127.0.0.1",))
+    answer = await ask(await s.client(), request("/api/x", s.key, FROM % claim))
+    assert answer.status == status
+
+
+async def test_so_is_the_list_of_a_key(stage: MakeStage, catalogue: Catalogue) -> None:
+    s = await stage(answering(ok()), trusted_proxies=("127.0.0.1",))
+    key = await catalogue.key("sk", allowed_ips=[ip_network("203.0.113.0/24")])
+    client = await s.client()
+    for claim, status in (("198.51.100.7, 203.0.113.1", 200), ("203.0.113.1, 198.51.100.7", 403), ("203.0.113.1", 200)):
+        assert (await ask(client, request("/api/x", key, FROM % claim))).status == status
+
+
+async def test_and_a_flood_of_unknown_keys(stage: MakeStage) -> None:
+    s = await stage(answering(ok()), unknown_keys_per_minute=3, trusted_proxies=("127.0.0.1",))
+    client, statuses = await s.client(), []
+    for n in range(5):
+        key = generate(KeyKind.SECRET, Mode.LIVE).text
+        statuses.append((await ask(client, request("/api/x", key, FROM % f"203.0.113.{n}, 198.51.100.7"))).status)
+    assert statuses == [401, 401, 401, 429, 429]
+
+
+async def test_what_was_found_of_one_sender_is_not_for_another(stage: MakeStage) -> None:
+    """The same fields and key but for the claim, on one connection: each is looked at by itself."""
+    s = await stage(answering(ok()), route={"deny_ips": ["198.51.100.0/24"]}, trusted_proxies=("127.0.0.1",))
+    client = await s.client()
+    for _ in range(2):
+        for claim, status in (("203.0.113.1", 200), ("198.51.100.7", 403)):
+            assert (await ask(client, request("/api/x", s.key, FROM % claim))).status == status
+
+
+async def test_links_by_mail_are_limited_by_who_asks_for_them_behind_the_gateway(
+    stage: MakeStage, postgres_url: str
+) -> None:
+    admin = AdminSettings(port=0, metrics_port=0, trusted_proxies=(ip_network("127.0.0.1"),))
+    async with running(Settings(postgres_url=SecretStr(postgres_url), admin=admin)) as control:
+        s = await stage(answering(ok()), admin_url=control.url, trusted_proxies=())
+        client, statuses = await s.client(), []
+        for n in range(7):  # another forged address and another mailbox each time
+            body = b'{"email":"eve%d@example.com"}' % n
+            lines = ("Content-Type: application/json", FROM % f"203.0.113.{n}")
+            sent = request("/auth/magic-link", None, *lines, method="POST", body=body)
+            statuses.append((await ask(client, sent)).status)
+    assert statuses[:5] == [statuses[0]] * 5
+    assert statuses[0] < 400
+    assert statuses[5:] == [429, 429]

@@ -11,6 +11,7 @@ import secrets
 import ssl
 import sys
 from collections.abc import Sequence
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ from config.settings import Settings
 from tollgate.dev.child import Child, ChildError, spawn
 from tollgate.dev.supervisor import StartError
 
+_LOOPBACK: Final = (ip_network("127.0.0.0/8"), ip_network("::1"))
 _READY_DEADLINE_S: Final = 60.0
 _POLL_S: Final = 0.05
 _STOP_MARGIN_S: Final = 10.0
@@ -56,7 +58,8 @@ def with_admin_behind_gateway(settings: Settings) -> Settings:
     admin, gateway = settings.admin, settings.gateway
     if gateway.admin_url is None:
         gateway = gateway.model_copy(update={"admin_url": base_url(admin.host, admin.port)})
-        admin = admin.model_copy(update={"trust_forwarded": True})
+        proxies = (*admin.trusted_proxies, *_LOOPBACK, *gateway.trusted_proxies)
+        admin = admin.model_copy(update={"trusted_proxies": proxies})
     admin = admin.model_copy(
         update={
             "public_url": admin.public_url or gateway_url(settings),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from ipaddress import ip_network
 
 import pytest
 from pydantic import SecretStr
@@ -108,7 +109,7 @@ async def test_mail_is_shown_nowhere_but_in_development(world: World) -> None:
 
 @pytest.fixture
 async def dev(postgres_url: str) -> AsyncIterator[Running]:
-    admin = AdminSettings(port=0, metrics_port=0, show_mail=True, trust_forwarded=True)
+    admin = AdminSettings(port=0, metrics_port=0, show_mail=True, trusted_proxies=(ip_network("127.0.0.1"),))
     async with running(Settings(postgres_url=SecretStr(postgres_url), admin=admin)) as where:
         yield where
 
