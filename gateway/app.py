@@ -25,6 +25,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 from pydantic import SecretStr
 
+from config.load import values
 from config.log import setup
 from config.settings import Settings
 from gateway.metrics import families, merge
@@ -35,6 +36,8 @@ from gateway.tls import TlsError, certificate_of
 from ledger.vault import VaultError, vault_of
 
 _log = logging.getLogger("gateway.app")
+SECRETS_OF_WORKERS: Final = frozenset(("postgres_url", "redis_url", "encryption_keys", "sandbox.secret"))
+"""What a process that strangers talk to has to know, by path in the settings."""
 _HELD_BY_PARENT: Final = ("host", "port", "metrics_port", "workers")
 
 
@@ -186,11 +189,13 @@ class _Parent(Collector):
 
 
 def _plain(settings: Settings) -> dict[str, Any]:
-    """The settings with their secrets, for a worker's pipe."""
+    """The settings for a worker's pipe, with the secrets that it needs; all others, wherever they are, stay masked."""
     plain = settings.model_dump(mode="json")
-    for name, value in settings:
-        if isinstance(value, SecretStr):
-            plain[name] = value.get_secret_value()
-    if settings.sandbox.secret is not None:
-        plain["sandbox"]["secret"] = settings.sandbox.secret.get_secret_value()
+    for path, value in values(settings).items():
+        if path in SECRETS_OF_WORKERS and isinstance(value, SecretStr):
+            *sections, name = path.split(".")
+            node = plain
+            for section in sections:
+                node = node[section]
+            node[name] = value.get_secret_value()
     return plain
