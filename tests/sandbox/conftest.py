@@ -30,7 +30,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     wanted = {"backend", "asker", "empty_postgres_url"}
     for item in items:
         if item.path.is_relative_to(here) and (
-            wanted & set(getattr(item, "fixturenames", ())) or item.path.name in ("test_deaths.py", "test_chaos.py")
+            wanted & set(getattr(item, "fixturenames", ()))
+            or item.path.name in ("test_deaths.py", "test_chaos.py", "test_container.py")
         ):
             item.add_marker(pytest.mark.xdist_group("sandbox"))
             item.add_marker(pytest.mark.timeout(180))
