@@ -126,12 +126,15 @@ class Tunnel:
 
 
 class Exchange:
-    """State of one request. Byte counts are payload bytes; times are `time.monotonic_ns`."""
+    """State of one request. Byte counts are payload bytes; times are `time.monotonic_ns`.
+
+    With `takes_whole`, an answer's body that came with its head is not passed on but left in `whole`: its exchange is
+    resumed once, with the connection free again.
+    """
 
     __slots__ = (
         "_future",
         "_life",
-        "_send",
         "admitting",
         "at_ms",
         "body_chunks",
@@ -158,9 +161,11 @@ class Exchange:
         "sent_ns",
         "started_ns",
         "status",
+        "takes_whole",
         "total_deadline",
         "tunnel",
         "upstream",
+        "whole",
     )
 
     def __init__(
@@ -182,6 +187,8 @@ class Exchange:
         self.max_body = -1
         self.upstream: Upstream | None = None
         self.response_started = False
+        self.takes_whole = False
+        self.whole: bytes | None = None
         self.admitting = False
         self.is_local = False
         self.held: Any = None
@@ -196,7 +203,6 @@ class Exchange:
         self.reader: Reader | None = None
         self.parts: Any = None
         self._life: Coroutine[Any, Any, None] | None = None
-        self._send: Any = None
         self._future: asyncio.Future[Any] | None = None
 
     @property
@@ -209,15 +215,15 @@ class Exchange:
     def run(self, life: Coroutine[Any, Any, None]) -> None:
         """Start the exchange's life; it runs until it first waits."""
         self._life = life
-        self._send = life.send
         self.resume(None)
 
     def resume(self, value: Any) -> None:
         """Hand over what the life waits for. Without effect once the life is over."""
-        if self._life is None:
+        life = self._life
+        if life is None:
             return
         try:
-            future = self._send(value)
+            future = life.send(value)
         except (StopIteration, ClientGone):
             self._end()
         except Exception:  # noqa: BLE001 - whatever it is, it must not escape into a callback

@@ -123,6 +123,7 @@ async def serve(gw: Gateway, ex: Exchange) -> None:
         if caller.is_websocket:
             ex.tunnel = Tunnel(MessageCounter(), MessageCounter())
         if route.cache is None:
+            ex.takes_whole = True
             pool = route.pools.next()
             try:
                 connection = pool.idle() or await connect(ex, pool)
@@ -146,7 +147,10 @@ async def serve(gw: Gateway, ex: Exchange) -> None:
             start_tunnel(ex, route, lead, limits)
         else:
             client.start_response(ex, lead, limits, framing)
-        await suspend()  # the bodies pass
+        if ex.whole is None:
+            await suspend()  # the bodies pass
+        elif ex.whole:
+            ex.response_data(ex.whole)
         if ex.reader is not None:
             if ex.parts is not None and ex.parts.ends_later():
                 await suspend()

@@ -44,7 +44,14 @@ def upgrade_at(url: str | None) -> str:
 
 def limit_headers(plan: Plan, reply: Sequence[int]) -> bytes:
     """The rate-limit fields of an answer, from the admit script's reply."""
-    form, windows, quotas = plan.fields
+    form, usual, windows, quotas = plan.fields
+    if usual is not None:
+        limit, length_ms, quota = usual
+        _, now, count, oldest, used = reply
+        free = limit - count if count < limit else 0
+        wait_s = (oldest + length_ms - now + 999) // 1000
+        left = plan.period_end - now // 1000
+        return form % (free, wait_s, quota - used if used < quota else 0, left if left > 0 else 0, free, wait_s)
     if not form:
         return b""
     now = reply[1]
@@ -56,9 +63,9 @@ def limit_headers(plan: Plan, reply: Sequence[int]) -> bytes:
         values.append((oldest + length_ms - now + 999) // 1000 if oldest else 0)
         at += 2
     left = plan.period_end - now // 1000
-    for quota in quotas:
-        if quota is not None:
-            remaining = quota - reply[at]
+    for included in quotas:
+        if included is not None:
+            remaining = included - reply[at]
             values.append(remaining if remaining > 0 else 0)
             values.append(left if left > 0 else 0)
         at += 1

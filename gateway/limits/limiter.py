@@ -20,7 +20,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import hiredis
 
@@ -74,13 +74,9 @@ _PASSING: Final = (
 """Errors that are about Redis, not about what it was told."""
 
 
-class _Settlement(NamedTuple):
-    """One entry of the settle script's call, as RESP: its keys and its arguments, and how many there are of each."""
-
-    keys: bytes
-    key_count: int
-    arguments: bytes
-    argument_count: int
+_Settlement = tuple[bytes, int, bytes, int]
+"""One entry of the settle script's call, as RESP: its keys, how many, its arguments, how many. A plain tuple: one is made
+for each request."""
 
 
 class Limiter:
@@ -220,7 +216,7 @@ class Limiter:
         plan = ex.plan
         if is_charged and not actual and not plan.place_keys:
             arguments = b"$32\r\n%b\r\n$%d\r\n%b\r\n%b" % (ex.id, len(event), event, corrections)
-            settlement = _Settlement(plan.settle_keys, 2, arguments, 3)
+            settlement = (plan.settle_keys, 2, arguments, 3)
         else:
             differences = [(q.key, -q.quantity) for q in plan.quotas]
             if is_charged:
@@ -324,7 +320,7 @@ class Limiter:
         try:
             while done < len(settlements):
                 batch = settlements[done : done + _BATCH]
-                spool.append([settle_record(s.keys, s.arguments, s.key_count, s.argument_count) for s in batch])
+                spool.append([settle_record(*settlement) for settlement in batch])
                 done += len(batch)
         except SpoolError:  # the spool has logged it
             pass
@@ -521,18 +517,17 @@ def _corrected(
     count = len(corrections) + len(places)
     keys = plan.settle_keys + b"".join([bulk(key.encode()) for key in (*(key for key, _ in corrections), *places)])
     deltas = b"".join([bulk(b"%d" % delta) for _, delta in corrections]) + bulk(b"") * len(places)
-    return _Settlement(
-        keys, 2 + count, b"%b%b%b%b" % (bulk(event_id), bulk(event), bulk(b"%d" % count), deltas), 3 + count
-    )
+    arguments = b"%b%b%b%b" % (bulk(event_id), bulk(event), bulk(b"%d" % count), deltas)
+    return keys, 2 + count, arguments, 3 + count
 
 
 def _settle_command(batch: list[_Settlement]) -> bytes:
-    keys = sum([s.key_count for s in batch])
-    arguments = sum([s.argument_count for s in batch])
+    keys, key_counts, arguments, argument_counts = zip(*batch, strict=True)
+    key_count = sum(key_counts)
     return b"*%d\r\n%b%b%b%b" % (
-        3 + keys + arguments,
+        3 + key_count + sum(argument_counts),
         _SETTLE_CALL,
-        bulk(b"%d" % keys),
-        b"".join([s.keys for s in batch]),
-        b"".join([s.arguments for s in batch]),
+        bulk(b"%d" % key_count),
+        b"".join(keys),
+        b"".join(arguments),
     )

@@ -90,10 +90,12 @@ class LimitFields(NamedTuple):
     """The rate-limit fields of answers, the same for all plans with the same limits.
 
     `format` takes remaining and reset of each window and each limited quota, then of the first of them; b"" where there
-    is no limit. `windows` are limit and length in ms, `quotas` the limits, None where there is none.
+    is no limit. `windows` are limit and length in ms, `quotas` the limits, None where there is none. `usual` is limit,
+    length and quota where there is one window and one limited quota and replies have nothing else in them, as is usual.
     """
 
     format: bytes
+    usual: tuple[int, int, int] | None
     windows: tuple[tuple[int, int], ...]
     quotas: tuple[int | None, ...]
 
@@ -402,7 +404,11 @@ def _json(value: Any) -> bytes:
 
 def _limit_fields(plan: Plan) -> LimitFields:
     windows = tuple([(window.limit, window.length_ms) for window in plan.windows])
-    return LimitFields(_header_format(plan), windows, tuple([quota.limit for quota in plan.quotas]))
+    quotas = tuple([quota.limit for quota in plan.quotas])
+    usual = None
+    if len(windows) == 1 and len(quotas) == 1 and quotas[0] is not None and not plan.places and not plan.is_shadow:
+        usual = (*windows[0], quotas[0])
+    return LimitFields(_header_format(plan), usual, windows, quotas)
 
 
 def prices_of(plan: Plan) -> list[str]:

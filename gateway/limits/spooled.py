@@ -29,7 +29,7 @@ class Unreadable(ValueError):
     """A record is not what this module writes: by another release, perhaps."""
 
 
-def settle_record(keys: bytes, arguments: bytes, key_count: int, argument_count: int) -> bytes:
+def settle_record(keys: bytes, key_count: int, arguments: bytes, argument_count: int) -> bytes:
     """A settlement, given as the RESP strings of its keys and arguments (gateway.limits.limiter)."""
     reader = hiredis.Reader()
     reader.feed(b"*%d\r\n%b*%d\r\n%b" % (key_count, keys, argument_count, arguments))

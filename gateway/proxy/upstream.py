@@ -288,11 +288,16 @@ class UpstreamConnection(asyncio.Protocol):
             response.framing = body_framing(self._method, response.status, response.fields)
         framing = response.framing
         self._response = response
-        self._state = _BODY
         if framing == LENGTH:
-            self._left = response.fields.content_length or 0
+            self._left = length = response.fields.content_length or 0
+            if ex.takes_whole and len(rest) == length and self._request_done and response.keeps_alive:
+                ex.whole = rest
+                self._be_idle(ex, response)
+                ex.resume(response)
+                return
         elif framing == CHUNKED:
             self._decoder = ChunkedDecoder()
+        self._state = _BODY
         ex.resume(response)
         if self._ex is ex:
             self._read_body(ex, rest)
@@ -349,21 +354,29 @@ class UpstreamConnection(asyncio.Protocol):
         if self._ex is not ex:
             return  # the client went away while it was given the last piece
         response = self._response
-        if self._health is not None and response is not None:
-            self._health.completed(response.status, self._clock.now)
-        self._ex = self._response = None
-        ex.upstream = None  # from here on this connection may serve somebody else
-        self.served += 1
         if is_clean and self._request_done and response is not None and response.keeps_alive:
-            self._state = _IDLE
-            if self._paused:
-                self.resume_reading()
-            self._pool.release(self)
-        elif self._request_done:
-            self.close()
+            self._be_idle(ex, response)
         else:
-            self.abort()  # what is left of the request may never be read: nothing to wait for
+            if self._health is not None and response is not None:
+                self._health.completed(response.status, self._clock.now)
+            self._ex = self._response = ex.upstream = None
+            self.served += 1
+            if self._request_done:
+                self.close()
+            else:
+                self.abort()  # what is left of the request may never be read: nothing to wait for
         ex.resume(END)
+
+    def _be_idle(self, ex: Exchange, response: Response) -> None:
+        """The answer has been received: from here on this connection may serve somebody else."""
+        if self._health is not None:
+            self._health.completed(response.status, self._clock.now)
+        self._ex = self._response = ex.upstream = None
+        self.served += 1
+        self._state = _IDLE
+        if self._paused:
+            self.resume_reading()
+        self._pool.release(self)
 
     def _fail(self, problem: Problem, detail: str) -> None:
         ex = self._ex
