@@ -94,8 +94,11 @@ def _for_either(program: Handler | None, person: Handler) -> Handler:
 def wants_page(request: web.Request) -> bool:
     """True if a person is waiting: a form was sent, or HTML is asked for; only who asks for JSON alone gets that.
 
-    A link in a mail that is opened by a program without an Accept of its own must not sign it in, so */* is a person.
+    A link in a mail that is opened by a program without an Accept of its own must not sign it in, so */* is a person, and
+    so is whoever only looks (HEAD).
     """
+    if request.method == "HEAD":
+        return True
     if request.content_type in ("application/x-www-form-urlencoded", "multipart/form-data"):
         return True
     accept = request.headers.get("Accept", "*/*")

@@ -30,7 +30,7 @@ async def a_link(world: World, person: Person) -> str:
     return f"/auth/verify?token={token_in((await post_mail(world.pg))[-1])}"
 
 
-@pytest.mark.parametrize("accept", [HTML, "*/*", ""])
+@pytest.mark.parametrize("accept", [HTML, "*/*", "", "application/json, text/html"])
 async def test_opening_a_link_signs_nobody_in(world: World, accept: str) -> None:
     """Programs that read mail open links. Only the button signs in, and only the browser that has the page."""
     person = stranger(world)
@@ -40,6 +40,11 @@ async def test_opening_a_link_signs_nobody_in(world: World, accept: str) -> None
         opened = await scanner.open(link, Accept=accept)
         assert (opened.status, "Confirm that it is you" in opened.text) == (200, True)
         assert "tollgate_session" not in scanner.browser.cookies
+        looked = await scanner.browser("HEAD", link, Accept=accept)
+        assert (looked.status, "Set-Cookie" in looked.headers and "session" in looked.headers["Set-Cookie"]) == (
+            200,
+            False,
+        )
     assert await world.pg.fetchval("SELECT count(*) FROM sessions") == 0
     await person.open(link)
     answer = await person.send("/auth/verify")
