@@ -54,6 +54,7 @@ def is_allowed_url(url: str, *, allow_private: bool = False) -> bool:
         return False
     if allow_private:
         return True
+    host = host.rstrip(".")
     if parts.scheme != "https" or host == "localhost" or host.endswith((".localhost", ".internal", ".local")):
         return False
     is_literal = ":" in host or host.replace(".", "").isdigit() or host.startswith("0x")

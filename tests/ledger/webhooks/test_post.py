@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import asyncpg
 import pytest
 from aiohttp import web
+from aiohttp.abc import AbstractResolver, ResolveResult
 
 from ledger.ids import PLATFORM_PROJECT_ID, new_id
 from ledger.vault import Vault
 from ledger.webhooks.emit import emit
 from ledger.webhooks.post import Post, forget_old, pause_s
+from ledger.webhooks.public import PublicOnly
 from ledger.webhooks.sign import new_secret, signature
 
 VAULT = Vault([os.urandom(32)])
@@ -33,7 +37,7 @@ class Receiver:
         self.bodies.append(await request.text())
         self.fields.append({name.lower(): value for name, value in request.headers.items()})
         status = self.statuses.pop(0) if self.statuses else 204
-        return web.Response(status=status, headers={"Location": "/elsewhere"} if status == 302 else {})
+        return web.Response(status=status, headers={"Location": self.url} if 300 <= status < 400 else {})
 
     @property
     def types(self) -> list[str]:
@@ -183,6 +187,71 @@ async def test_nothing_inside_is_called(pg: asyncpg.Connection, receiver: Receiv
     assert receiver.bodies == []
     errors = await pg.fetch("SELECT last_error FROM webhook_deliveries")
     assert {row["last_error"] for row in errors} == {"the address is not allowed"}
+
+
+async def test_a_name_that_changes_its_mind_reaches_nothing_inside(
+    pg: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DNS rebinding: public when it is looked at, inside a moment later. What was looked at is what is dialled."""
+    answers = [["93.184.216.34"], ["127.0.0.1"], ["10.0.0.1", "93.184.216.34"], ["::ffff:127.0.0.1"], ["::1"]]
+    dialled: list[str] = []
+
+    class Fickle(AbstractResolver):
+        async def resolve(
+            self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+        ) -> list[ResolveResult]:
+            return [
+                ResolveResult(hostname=host, host=one, port=port, family=family, proto=0, flags=0)
+                for one in answers.pop(0)
+            ]
+
+        async def close(self) -> None: ...
+
+    async def dial(addr_infos: list[Any], **_: Any) -> None:
+        dialled.extend(info[4][0] for info in addr_infos)
+        raise OSError("not in this test")
+
+    monkeypatch.setattr("ledger.webhooks.post.PublicOnly", lambda: PublicOnly(Fickle()))
+    monkeypatch.setattr("aiohttp.connector.aiohappyeyeballs.start_connection", dial)
+    strict = Post(VAULT)
+    try:
+        await endpoint(pg, "https://fickle.example/hook")
+        await tell(pg)
+        while answers:
+            assert await strict.deliver_due(pg) == 1
+            await now_due(pg)
+    finally:
+        await strict.close()
+    assert dialled == ["93.184.216.34", "93.184.216.34"]
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_leads_nowhere(pg: asyncpg.Connection, post: Post, receiver: Receiver, status: int) -> None:
+    receiver.statuses = [status]
+    await endpoint(pg, receiver.url)
+    await tell(pg)
+    await post.deliver_due(pg)
+    assert len(receiver.bodies) == 1
+    assert await pg.fetchval("SELECT last_error FROM webhook_deliveries") == f"answered {status}"
+
+
+SPELT = ["0177.0.0.1", "017700000001", "0x7f000001", "0x7f.1", "127.0x0.1", "127.1", "2130706433", "0", "0.0.0.0"]
+SPELT += ["[::]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[0:0:0:0:0:ffff:7f00:1]", "127.0.0.1.", "localhost."]
+
+
+@pytest.mark.parametrize("host", SPELT)
+async def test_no_spelling_of_this_machine_is_called(pg: asyncpg.Connection, receiver: Receiver, host: str) -> None:
+    """As the system's own resolver reads them: decimal, octal, hexadecimal, short, mapped."""
+    port = receiver.url.rpartition(":")[2].partition("/")[0]
+    strict = Post(VAULT)
+    try:
+        await endpoint(pg, f"https://{host}:{port}/hook")
+        await tell(pg)
+        assert await strict.deliver_due(pg) == 1
+    finally:
+        await strict.close()
+    error = await pg.fetchval("SELECT last_error FROM webhook_deliveries")
+    assert error == "the address is not allowed" or error.endswith("leads to no public address"), error
 
 
 async def test_what_is_done_is_forgotten_after_a_month(pg: asyncpg.Connection, post: Post, receiver: Receiver) -> None:
