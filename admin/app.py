@@ -12,6 +12,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import uvloop
@@ -47,6 +48,7 @@ from admin.site import Site, site_of
 from admin.store import Store, StoreUnavailable
 from admin.web.docs import serve_document, serve_page
 from admin.web.pages import ID_PATTERN, add_pages
+from admin.web.serve import error_page
 from config.log import setup
 from config.settings import Settings
 from ledger.dependency import Dependency
@@ -154,7 +156,7 @@ async def _end(task: asyncio.Task[None]) -> None:
 
 
 def _app(store: Store, metrics: AdminMetrics, site: Site, max_body_bytes: int) -> web.Application:
-    app = web.Application(middlewares=[observe.middleware(metrics, site)], client_max_size=max_body_bytes)
+    app = web.Application(client_max_size=max_body_bytes)
     for endpoint in ENDPOINTS:
         path = endpoint.path.replace("{id}", ID_PATTERN)
         if endpoint.method == "GET":
@@ -165,6 +167,7 @@ def _app(store: Store, metrics: AdminMetrics, site: Site, max_body_bytes: int) -
             app.router.add_route("OPTIONS", path, preflight(endpoint))
 
     pages = add_pages(app, store, site)
+    app.middlewares.append(observe.middleware(metrics, site, partial(error_page, pages)))
     document = describe(ENDPOINTS, auth.ENDPOINTS, site.origin)
     app.router.add_get("/openapi.json", serve_document(document))
     app.router.add_get("/docs", serve_page(pages, document))

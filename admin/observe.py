@@ -9,17 +9,22 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections.abc import Callable
 from typing import Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from admin.api import answers
+from admin.api.authenticate import has_key
 from admin.api.serve import ANY_ORIGIN, CALLER, IS_BROWSER_SAFE
 from admin.metrics import AdminMetrics
 from admin.site import Site
 from ledger.ids import uuid7_hex
 
+ErrorPage = Callable[[web.Request, Exception], web.StreamResponse]
+ID: Final = web.RequestKey("id", str)
+"""The id of a request, for what is said about it."""
 REQUEST_ID: Final = "X-Request-Id"
 _HSTS_S: Final = 365 * 86_400
 UNMATCHED: Final = "unmatched"
@@ -30,19 +35,21 @@ _FORM = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 log = logging.getLogger(__name__)
 
 
-def middleware(metrics: AdminMetrics, site: Site) -> Middleware:
-    """The middleware that does all this."""
+def middleware(metrics: AdminMetrics, site: Site, page_of: ErrorPage) -> Middleware:
+    """The middleware that does all this. `page_of` makes the page of an error for whoever reads pages."""
 
     @web.middleware
     async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
         began = time.perf_counter()
         given = request.headers.get(REQUEST_ID, "")
         request_id = given if _FORM.fullmatch(given) else uuid7_hex(time.time_ns() // 1_000_000)
+        request[ID] = request_id
         metrics.in_flight.inc()
         try:
             response = await handler(request)
         except Exception as error:  # noqa: BLE001 - every failure becomes an answer, and what nobody foresaw is logged there
-            response = answers.of_error(error, request_id)
+            is_read = "text/html" in request.headers.get("Accept", "") and not has_key(request.headers)
+            response = page_of(request, error) if is_read else answers.of_error(error, request_id)
         finally:
             metrics.in_flight.dec()
         if not response.prepared:

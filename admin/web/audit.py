@@ -47,7 +47,11 @@ def _entry(row: asyncpg.Record) -> dict[str, Any]:
         "action": row["action"],
         "noun": row["noun"],
         "object_id": row["object_id"],
-        "name": named.get("name") or named.get("external_id") or named.get("email") or row["object_id"],
+        "name": named.get("name")
+        or named.get("external_id")
+        or named.get("email")
+        or named.get("url")
+        or row["object_id"],
         "mode": named.get("mode"),
         "fields": [(name, before.get(name), after.get(name)) for name in names],
     }

@@ -27,6 +27,7 @@ from admin.api.auth import drop_session, set_session
 from admin.api.call import Denied, is_storable
 from admin.changes import Refused, Unfit
 from admin.declare.faults import path_text
+from admin.observe import ID
 from admin.site import Site
 from admin.store import Store, StoreUnavailable
 from admin.web.page import Answer, Html, Page, Redirect, SignIn, View, Wrong, by_field
@@ -47,6 +48,16 @@ _CSP: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; connect-src 'self';"
     " form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
+
+_UNFORESEEN: Final = (
+    "It is not your doing, and it is written down. Whoever runs this finds it by the id of the request."
+)
+_TOLD: Final = {
+    404: ("There is nothing here", "The address may be mistyped, or what was here is gone."),
+    405: ("That cannot be done here", "This address shows something, or takes something, and you asked for the other."),
+    413: ("That is too much at once", "Send less, or use the API."),
+}
+"""What pages say where a person came to the wrong place."""
 
 log = logging.getLogger(__name__)
 
@@ -280,7 +291,9 @@ def error_page(pages: Web, request: web.Request, error: Exception) -> web.Stream
     """Whatever went wrong as a page; what nobody foresaw is logged and told without its inside."""
     if isinstance(error, _Choose):
         return _redirect(pages, Redirect("/dashboard/projects"))
-    title, detail, status, headers = "Something went wrong here", problems.INTERNAL.detail, 500, {}
+    title, detail, status, headers = "Something went wrong here", _UNFORESEEN, 500, {}
+    if isinstance(error, Denied) and error.problem is problems.NOT_SIGNED_IN:
+        return _redirect(pages, Redirect("/login"))
     if isinstance(error, Denied):
         title, status, headers = error.problem.title, error.problem.status, error.headers
         detail = error.detail or error.problem.detail
@@ -293,13 +306,13 @@ def error_page(pages: Web, request: web.Request, error: Exception) -> web.Stream
             else (f"{error}. Whether it was done is not certain: look before you try again.")
         )
     elif isinstance(error, web.HTTPException):
-        title, status, detail = error.reason, error.status, "Go back and try something else."
+        status = error.status
+        title, detail = _TOLD.get(status, (error.reason, "Go back and try something else."))
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
     else:
         log.error("a page failed", exc_info=error)
-    text = pages.renderer.render(
-        "error.html", {"title": title, "detail": detail, "status": status, "path": request.path}
-    )
+    context = {"title": title, "detail": detail, "status": status, "id": request.get(ID) if status >= 500 else None}
+    text = pages.renderer.render("error.html", context)
     response = web.Response(text=text, status=status, content_type="text/html", headers=headers)
     secure(response)
     return response
