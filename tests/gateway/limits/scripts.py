@@ -101,9 +101,9 @@ class ClockedScripts(Scripts):
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
-        script = _replaced(ADMIT, "redis.call('TIME')", "{redis.call('GET', 'now:s'), redis.call('GET', 'now:us')}")
+        script = _replaced(ADMIT, "call('TIME')", "{redis.call('GET', 'now:s'), redis.call('GET', 'now:us')}")
         script = _replaced(
-            script, "redis.call('PEXPIRE', key, 2 * length)", "redis.call('SET', 'expiry:' .. key, now + 2 * length)"
+            script, "call('PEXPIRE', key, 2 * length)", "redis.call('SET', 'expiry:' .. key, now + 2 * length)"
         )
         self._admit = self.redis.register_script(script)
 
