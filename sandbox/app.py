@@ -96,6 +96,7 @@ def candidates(settings: SandboxSettings) -> dict[str, Callable[[], Backend]]:
         pids=settings.max_pids,
         cpus=settings.cpus,
         workspace_bytes=settings.workspace_mb * MIB,
+        bubblewrap_only=settings.bubblewrap_only,
         zygote=settings.zygote,
     )
     containers = DockerOptions(

@@ -48,14 +48,16 @@ print(json.dumps([name for name, is_open in found.items() if is_open]))
 """
 
 
-async def check(backend: Backend) -> None:
-    """Run the program. Raises Unavailable naming what is open."""
+async def check(backend: Backend, layer: str | None = None) -> None:
+    """Run the program, with a directory as its packages where guests are then made in another way. Raises Unavailable naming
+    what is open."""
     job = Job(
         id=f"selftest-{secrets.token_hex(4)}",
         language=Language.PYTHON,
         files=(SourceFile("main.py", _PROGRAM),),
         entrypoint="main.py",
         limits=Limits(timeout_ms=60_000),
+        layer=layer,
     )
     try:
         ended = await backend.run(job, Handle())

@@ -1,14 +1,16 @@
-"""The fast path to a jail: a process that has everything ready and clones itself into namespaces of its own for each guest.
+"""The way to a jail where we are root: a process that has everything ready and clones itself into namespaces for each guest.
 
 Started by the broker, as root, with an empty environment: `python zygote.py FD`. It enters a mount namespace that holds
 what jails see and nothing of the machine, then waits on FD for messages `{uid, guest, workspace_bytes, small_bytes, masked}`
 with a guest's three descriptors and those of the files by which it joins its cgroup, and answers each with `{pid}`. The
 clone joins before all else, and ends where it cannot: so all that it ever starts is held. Its parent is the broker
-(CLONE_PARENT); it is PID 1 of its own pid namespace, and before it becomes a guest it gives up everything: root,
-capabilities also from the bounding set, new privileges, system calls outside the filter. No user namespace is involved, so
-it works where those are forbidden.
+(CLONE_PARENT); it is PID 1 of its own pid namespace. Before it becomes a guest it gives up everything: root, for a user id
+of its own in a user namespace that maps nothing else; capabilities, also from the bounding set, over namespaces that belong
+to the machine's user namespace anyway; more user namespaces; new privileges; system calls outside the filter.
 
-No exec: guests share this interpreter's memory layout and hash seed with each other. What a run does stays in its own copy.
+Then the clone turns into a fresh interpreter (setup `command`), as bubblewrap's would. Without a command it goes on as the
+guest itself, which saves the interpreter's start, more than all the rest together; but such guests share this one's memory
+layout and hash seed with each other. What a run does stays in its own copy either way.
 """
 
 import _signal
@@ -26,7 +28,8 @@ import sys
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND = 1, 2, 4, 8, 32, 4096
 MS_REC, MS_PRIVATE = 16384, 1 << 18
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x2000000, 0x4000000, 0x8000000
-CLONE_NEWPID, CLONE_NEWNET, CLONE_PARENT, SIGCHLD = 0x20000000, 0x40000000, 0x8000, 17
+CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET, CLONE_PARENT, SIGCHLD = 0x10000000, 0x20000000, 0x40000000, 0x8000, 17
+INSIDE_UID = 1000
 SYSTEM_CALLS = {"x86_64": (56, 155), "aarch64": (220, 41)}  # clone, pivot_root
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -48,11 +51,19 @@ def bind(source, target):
     mount(None, target, None, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV)
 
 
+def write(path, text, directory=None):
+    descriptor = os.open(path, os.O_WRONLY, dir_fd=directory)
+    os.write(descriptor, text)
+    os.close(descriptor)
+
+
 class Zygote:
     def __init__(self, control, setup):
         self.control = control
         self.setup = setup
-        self.filter = open(f"{setup['state']}/seccomp.bpf", "rb").read()  # noqa: SIM115
+        code = open(f"{setup['state']}/seccomp.bpf", "rb").read()  # noqa: SIM115
+        self.filter = ctypes.create_string_buffer(code, len(code))
+        self.program = ctypes.create_string_buffer(struct.pack("@HP", len(code) // 8, ctypes.addressof(self.filter)))
         self.clone, self.pivot_root = SYSTEM_CALLS[os.uname().machine]
 
     def enter(self):
@@ -115,8 +126,9 @@ class Zygote:
         check(libc.unshare(CLONE_NEWCGROUP), "unshare cgroup")
         uid = message["uid"]
         mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+        sysctls = os.open("/proc/sys", os.O_PATH | os.O_DIRECTORY)  # as it is before it is made read-only
         for name in message["masked"]:
-            bind("/empty", f"/proc/{name}")
+            mount("/empty", f"/proc/{name}", None, MS_BIND)  # read-only as what it is in
         for name in ("sys", "sysrq-trigger", "irq", "bus", "fs"):
             if os.path.exists(f"/proc/{name}"):
                 bind(f"/proc/{name}", f"/proc/{name}")
@@ -137,39 +149,58 @@ class Zygote:
             _signal.signal(number, _signal.SIG_DFL)
         _signal.signal(_signal.SIGINT, _signal.default_int_handler)
         os.chdir("/workspace")
-        for capability in range(64):
-            if libc.prctl(24, capability, 0, 0, 0) != 0:  # PR_CAPBSET_DROP
-                break
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
+        self.enter_user_namespace(uid, sysctls)
+        os.close(sysctls)
+        for capability in range(64):
+            if libc.prctl(24, capability, 0, 0, 0) != 0:  # PR_CAPBSET_DROP
+                break
         check(libc.capset(struct.pack("=Ii", 0x20080522, 0), bytes(24)), "capset")
         check(libc.prctl(1, 9, 0, 0, 0), "pdeathsig")
         check(libc.prctl(38, 1, 0, 0, 0), "no_new_privs")
         check(libc.prctl(4, 1, 0, 0, 0), "dumpable")
-        code = ctypes.create_string_buffer(self.filter, len(self.filter))
-        program = ctypes.create_string_buffer(struct.pack("@HP", len(self.filter) // 8, ctypes.addressof(code)))
-        check(libc.prctl(22, 2, program, 0, 0), "seccomp")
+        check(libc.prctl(22, 2, self.program, 0, 0), "seccomp")
+
+    def enter_user_namespace(self, uid, sysctls):
+        """In which our user is the only one there is, and which is the last."""
+        check(libc.unshare(CLONE_NEWUSER), "unshare user")
+        check(libc.prctl(4, 1, 0, 0, 0), "dumpable")  # so that /proc/self is ours
+        for name, text in (
+            ("setgroups", b"deny"),
+            ("gid_map", b"%d %d 1" % (INSIDE_UID, uid)),
+            ("uid_map", b"%d %d 1" % (INSIDE_UID, uid)),
+        ):
+            write(f"/proc/self/{name}", text)
+        write("user/max_user_namespaces", b"0", sysctls)
 
 
 def main():
     control = socket.socket(fileno=int(sys.argv[1]))
     setup = json.loads(control.recv(65_536))
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    import guest
+    if setup["command"] is None:
+        sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+        import guest
 
-    sys.path.pop(0)
-    for module in setup["imports"]:
-        __import__(module)
-    guest.prepare()
+        sys.path.pop(0)
+        for module in setup["imports"]:
+            __import__(module)
+        guest.prepare()
     gc.collect()
     gc.freeze()
     zygote = Zygote(control, setup)
-    zygote.enter()
+    try:
+        zygote.enter()
+    except OSError as error:  # such as a container's root, which may not mount
+        control.send(json.dumps({"error": str(error)}).encode())
+        return
     control.send(b'{"ready": true}')
     message, descriptors = zygote.serve()
     try:
         zygote.become(message, descriptors)
+        if setup["command"] is not None:
+            os.execve(setup["command"][0], [*setup["command"], *message["guest"]], {})
     except BaseException as error:  # noqa: BLE001 - a clone must not go on as a second zygote
         os.write(2, f"cannot make a jail: {error!r}\n".encode())
         os._exit(127)

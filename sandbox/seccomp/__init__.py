@@ -35,6 +35,7 @@ _X32: Final = 0x40000000
 _ALLOW, _KILL = 0x7FFF0000, 0x80000000
 _LOAD, _JEQ, _JGE, _JSET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _NUMBER, _ARCH, _ARG0, _ARG1 = 0, 4, 16, 24
+_Code = list[tuple[int, int, int, int]]
 
 
 def _errno(number: int) -> int:
@@ -51,10 +52,14 @@ def numbers(machine: str) -> dict[str, int]:
 
 
 def program(machine: str) -> bytes:
-    """The filter as a cBPF program (struct sock_filter[]), as prctl(2) and bwrap --seccomp take it."""
+    """The filter as a cBPF program (struct sock_filter[]), as prctl(2) and bwrap --seccomp take it.
+
+    A search tree over ranges of numbers with the same answer: the kernel tries every number when it takes a filter, which a
+    list makes 0.15 ms a jail dearer.
+    """
     table = numbers(machine)
     known = {number: name for name, number in table.items()}
-    code: list[tuple[int, int, int, int]] = [
+    code: _Code = [
         (_LOAD, 0, 0, _ARCH),
         (_JEQ, 1, 0, _ARCHITECTURES[machine]),
         (_RETURN, 0, 0, _KILL),
@@ -62,28 +67,41 @@ def program(machine: str) -> bytes:
     ]
     if machine == "x86_64":
         code += [(_JGE, 0, 1, _X32), (_RETURN, 0, 0, _KILL)]
+    ranges: list[tuple[int, _Code]] = []
+    for number in range(max(known) + 2):  # with the first beyond: all that follow are answered as it is
+        answer = _answer(known.get(number))
+        if not ranges or ranges[-1][1] != answer:
+            ranges.append((number, answer))
+    code += _tree(ranges)
+    return b"".join(struct.pack("=HBBI", op, yes, no, value) for op, yes, no, value in code)
 
-    def answer(number: int, verdict: int) -> None:
-        code.extend([(_JEQ, 0, 1, number), (_RETURN, 0, 0, verdict)])
 
-    answer(table["clone3"], _errno(errno.ENOSYS))
-    last = max(known)
-    code += [(_JGE, 0, 1, last + 1), (_RETURN, 0, 0, _errno(errno.ENOSYS))]
-    for number in range(last + 1):
-        if number not in known:
-            answer(number, _errno(errno.ENOSYS))
-        elif known[number] in DENIED:
-            answer(number, _errno(errno.EPERM))
-    # The low half of an argument is at its offset on both (little-endian) architectures.
+def _answer(name: str | None) -> _Code:
+    """What follows once the call is known. The low half of an argument is at its offset on both (little-endian) machines."""
     denied = (_RETURN, 0, 0, _errno(errno.EPERM))
     allowed = (_RETURN, 0, 0, _ALLOW)
-    code += [(_JEQ, 0, 4, table["clone"]), (_LOAD, 0, 0, _ARG0), (_JSET, 0, 1, NAMESPACE_FLAGS), denied, allowed]
-    code += [(_JEQ, 0, 6, table["socket"]), (_LOAD, 0, 0, _ARG0)]
-    code += [(_JEQ, 2, 0, UNIX), (_JEQ, 1, 0, INET), (_JEQ, 0, 1, INET6), allowed, (_RETURN, 0, 0, _errno(97))]
-    code += [(_JEQ, 0, 5, table["ioctl"]), (_LOAD, 0, 0, _ARG1)]
-    code += [(_JEQ, 1, 0, TIOCSTI), (_JEQ, 0, 1, TIOCLINUX), denied, allowed]
-    code.append(allowed)
-    return b"".join(struct.pack("=HBBI", op, yes, no, value) for op, yes, no, value in code)
+    match name:
+        case None | "clone3":
+            return [(_RETURN, 0, 0, _errno(errno.ENOSYS))]
+        case "clone":
+            return [(_LOAD, 0, 0, _ARG0), (_JSET, 0, 1, NAMESPACE_FLAGS), denied, allowed]
+        case "socket":
+            families = [(_JEQ, 2, 0, UNIX), (_JEQ, 1, 0, INET), (_JEQ, 0, 1, INET6)]
+            return [(_LOAD, 0, 0, _ARG0), *families, allowed, (_RETURN, 0, 0, _errno(97))]
+        case "ioctl":
+            return [(_LOAD, 0, 0, _ARG1), (_JEQ, 1, 0, TIOCSTI), (_JEQ, 0, 1, TIOCLINUX), denied, allowed]
+        case _:
+            return [denied if name in DENIED else allowed]
+
+
+def _tree(ranges: list[tuple[int, _Code]]) -> _Code:
+    if len(ranges) == 1:
+        return ranges[0][1]
+    middle = len(ranges) // 2
+    below, rest = _tree(ranges[:middle]), _tree(ranges[middle:])
+    if len(below) > 255:
+        raise ValueError("a jump is too far for cBPF")
+    return [(_JGE, len(below), 0, ranges[middle][0]), *below, *rest]
 
 
 def docker_profile(machine: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,8 +49,9 @@ async def start(backend: Backend) -> Backend:
     return backend
 
 
-def jail(*, zygote: bool = False) -> JailBackend:
-    return JailBackend(JailOptions(warm_python=1, warm_node=1, slots=32, uid_base=UID_BASE, zygote=zygote))
+def jail(*, zygote: bool = False, bubblewrap_only: bool = False) -> JailBackend:
+    options = JailOptions(warm_python=1, warm_node=1, slots=32, uid_base=UID_BASE)
+    return JailBackend(replace(options, zygote=zygote, bubblewrap_only=bubblewrap_only))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -80,8 +82,15 @@ async def jail_backend() -> AsyncIterator[JailBackend]:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
+async def bubblewrap_backend() -> AsyncIterator[JailBackend]:
+    """Jails that bubblewrap makes, as all do that are not root's, or have packages or network."""
+    async with watched(jail(bubblewrap_only=True)) as backend:
+        yield backend
+
+
+@pytest_asyncio.fixture(loop_scope="module")
 async def zygote_backend() -> AsyncIterator[JailBackend]:
-    """Jails that a zygote clones; needs root."""
+    """Jails whose interpreters a zygote clones too; needs root."""
     if os.geteuid() != 0:
         pytest.skip("the zygote needs root")
     async with watched(jail(zygote=True)) as backend:
@@ -102,7 +111,7 @@ async def watched(backend: JailBackend) -> AsyncIterator[JailBackend]:
         await asyncio.sleep(0.05)
 
 
-@pytest.fixture(params=["jail", "zygote", "docker"])
+@pytest.fixture(params=["jail", "bubblewrap", "zygote", "docker"])
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Each backend in turn."""
     found: Backend = request.getfixturevalue(f"{request.param}_backend")

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.backends.base import Backend, Broken
+from sandbox.backends.jail.backend import JailBackend
 from sandbox.nouns import MIB, Limits, Reason, SourceFile
 from tests.sandbox.runs import node, python, says
 
@@ -374,6 +375,29 @@ print("chroot", attempt(os.chroot, "/tmp"))
 """,
     )
     assert "ok" not in found, found
+
+
+async def test_the_user_namespace_holds_one_user_and_no_other_namespace(backend: Backend) -> None:
+    """A user of ours alone is mapped, and the limit of namespaces below is used up, also without the filter."""
+    if not isinstance(backend, JailBackend):
+        pytest.skip("containers have none unless the Engine is told so")
+    said = await says(
+        backend,
+        """
+        import os
+        assert os.getuid() == os.geteuid() == os.getgid() == 1000 and os.getgroups() in ([], [65534])
+        print(*open("/proc/self/uid_map").read().split(), *open("/proc/self/gid_map").read().split())
+        print(open("/proc/self/setgroups").read().strip(), open("/proc/sys/user/max_user_namespaces").read().strip())
+        print({os.stat(path).st_uid for path in ("/usr/bin", "/etc/passwd", "/proc/sys", "/dev/null")})
+        print({os.stat(path).st_uid for path in ("/workspace", "/proc/self/status")})
+        """,
+    )
+    maps, limits, system, own = said.splitlines()
+    inside, _, count, inside_group, _, groups = maps.split()
+    assert (inside, count, inside_group, groups) == ("1000", "1", "1000", "1")
+    assert backend._setup is not None
+    assert limits == "deny 0" or not backend._setup.clones  # bubblewrap uses up the limit of the namespace above
+    assert (system, own) == ("{65534}", "{1000}")
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="another architecture has other ways")

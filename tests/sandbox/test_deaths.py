@@ -73,10 +73,11 @@ async def test_the_broker_is_killed() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the zygote needs root")
-async def test_the_zygote_is_killed() -> None:
+@pytest.mark.parametrize("is_whole", [False, True])
+async def test_the_zygote_is_killed(is_whole: bool) -> None:
     """Runs go on, in jails that bubblewrap makes."""
     before = Traces.take()
-    backend = jail(zygote=True)
+    backend = jail(zygote=is_whole)
     await start(backend)
     broker = psutil.Process(pid_of_broker(backend))
     named = [child for child in broker.children() if any("zygote.py" in word for word in child.cmdline())]
@@ -92,9 +93,10 @@ async def test_the_zygote_is_killed() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the zygote needs root")
-async def test_nothing_of_a_clone_is_outside_its_cgroup() -> None:
+@pytest.mark.parametrize("is_whole", [False, True])
+async def test_nothing_of_a_clone_is_outside_its_cgroup(is_whole: bool) -> None:
     """Not even what a warm guest has started before it has a job."""
-    backend = jail(zygote=True)
+    backend = jail(zygote=is_whole)
     await start(backend)
     try:
         for _ in range(5):

@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,7 +40,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class JailOptions:
-    """How jails are made. Paths None: found on this machine. `uid_base` is used when we are root."""
+    """How jails are made. Paths None: found on this machine. `uid_base` is used when we are root, and then plain jails are
+    not made by bubblewrap, unless `bubblewrap_only`; `zygote` takes their interpreters from a prepared one too."""
 
     bwrap: str | None = None
     python: str | None = None
@@ -52,6 +53,7 @@ class JailOptions:
     pids: int = 64
     cpus: float = 1.0
     workspace_bytes: int = 64 * MIB
+    bubblewrap_only: bool = False
     zygote: bool = False
 
 
@@ -84,17 +86,30 @@ class JailBackend:
 
     async def start(self) -> None:
         """Raises Unavailable."""
-        self._setup = await asyncio.to_thread(_setup, self._options)
-        self._link = await Link.open(self._setup)
-        self._languages = frozenset(Language) if self._setup.node else frozenset({Language.PYTHON})
+        setup = await asyncio.to_thread(_setup, self._options)
+        self._languages = frozenset(Language) if setup.node else frozenset({Language.PYTHON})
+        try:
+            await self._open(setup)
+        except Unavailable as error:
+            if not setup.clones or setup.zygote or setup.uid_base is None:
+                raise
+            log.warning("jails are not cloned here (%s); bubblewrap makes them", error)
+            await self._open(replace(setup, clones=False))
+        self._refill()
+        self._watch = asyncio.create_task(self._restart_when_lost(), name="jail broker watch")
+
+    async def _open(self, setup: Setup) -> None:
+        """A broker whose jails, made in either way, have no hole. Raises Unavailable."""
+        self._setup = setup
+        self._link = await Link.open(setup)
         try:
             await check(self)
+            if setup.clones and setup.uid_base is not None:
+                await check(self, layer=f"{self._link.directory}/etc")  # such a jail is made by bubblewrap
         except Unavailable:
             await self._link.close()
             self._link = None
             raise
-        self._refill()
-        self._watch = asyncio.create_task(self._restart_when_lost(), name="jail broker watch")
 
     def languages(self) -> frozenset[Language]:
         return self._languages
@@ -336,7 +351,8 @@ def _setup(options: JailOptions) -> Setup:
         pids=options.pids,
         cpus=options.cpus,
         workspace_bytes=options.workspace_bytes,
-        zygote=options.zygote and is_root,
+        clones=not options.bubblewrap_only,
+        zygote=options.zygote and is_root and not options.bubblewrap_only,
     )
 
 

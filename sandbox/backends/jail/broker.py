@@ -52,7 +52,10 @@ _SECCOMP_FD: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What the service tells once. `uid_base` None: we are not root, and all jails have our own uid outside."""
+    """What the service tells once. `uid_base` None: we are not root, and all jails have our own uid outside.
+
+    `clones`: as root, plain jails are cloned from a zygote; `zygote`: and go on as guests, without a new interpreter.
+    """
 
     bwrap: str
     python: str
@@ -64,6 +67,7 @@ class Setup:
     pids: int
     cpus: float
     workspace_bytes: int
+    clones: bool = True
     zygote: bool = False
 
 
@@ -98,8 +102,13 @@ class Broker:
         self._selector.register(control, selectors.EVENT_READ, None)
         self._next_guest = 0
         self._zygote: Zygote | None = None
-        if setup.zygote and setup.uid_base is not None:
-            self._zygote = Zygote(self._jail)
+        if setup.clones and setup.uid_base is not None:
+            try:
+                self._zygote = Zygote(self._jail, is_fresh=not setup.zygote)
+            except Gone as error:
+                if setup.zygote:
+                    raise
+                sys.stderr.write(f"no zygote of jails ({error}); bubblewrap makes them all\n")
 
     def serve(self) -> None:
         """Until the service is gone."""

@@ -123,5 +123,9 @@ def guest(
     language: str, python: str, node: str | None, directory: str = GUEST_DIR, program: str = "guest.py"
 ) -> list[str]:
     """The guest's own command line; PID 1 is Python for either language."""
-    options = ["-I", "-S", "-X", "utf8", "-B"]
-    return [python, *options, f"{directory}/{program}", *guest_arguments(language, node, directory)]
+    return [*interpreter(python, directory, program), *guest_arguments(language, node, directory)]
+
+
+def interpreter(python: str, directory: str = GUEST_DIR, program: str = "guest.pyc") -> list[str]:
+    """That, before its arguments."""
+    return [python, "-I", "-S", "-X", "utf8", "-B", f"{directory}/{program}"]

@@ -27,8 +27,8 @@ class Gone(Exception):
 class Zygote:
     """A running one. Calls wait for its answer, a millisecond or two."""
 
-    def __init__(self, jail: bwrap.Jail) -> None:
-        """Start it. Raises Gone."""
+    def __init__(self, jail: bwrap.Jail, *, is_fresh: bool) -> None:
+        """Start it; `is_fresh`: its clones turn into new interpreters. Raises Gone."""
         self._jail = jail
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(_ANSWER_S)
@@ -51,9 +51,12 @@ class Zygote:
                     "devices": bwrap.DEVICES,
                     "device_links": bwrap.DEVICE_LINKS,
                     "imports": _IMPORTS,
+                    "command": bwrap.interpreter(jail.python) if is_fresh else None,
                 }
             )
-            self._answer()
+            answer = self._answer()
+            if "error" in answer:
+                raise Gone(answer["error"])
         except Gone:
             self.close()
             raise
