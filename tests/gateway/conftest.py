@@ -51,6 +51,7 @@ class Stage:
     upstream: Upstream
     key: str
     route_id: str
+    catalogue: Catalogue
     _stack: AsyncExitStack
 
     async def client(self) -> Peer:
@@ -78,6 +79,6 @@ async def stage(catalogue: Catalogue, postgres_url: str, redis_url: str) -> Asyn
             route_id = await catalogue.route("api", wanted.pop("path"), wanted.pop("origins"), **wanted)
             inside = await stack.enter_async_context(InProcessGateway(postgres_url, redis_url, **settings))
             await inside.ready()
-            return Stage(inside, upstream, key, route_id, stack)
+            return Stage(inside, upstream, key, route_id, catalogue, stack)
 
         yield make

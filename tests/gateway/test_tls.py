@@ -57,8 +57,12 @@ async def name_shown(context: ssl.SSLContext) -> str:
         der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
         writer.close()
         await writer.wait_closed()
-    (common_name,) = x509.load_der_x509_certificate(der).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return str(common_name.value)
+    return common_name(der)
+
+
+def common_name(der: bytes) -> str:
+    (name,) = x509.load_der_x509_certificate(der).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(name.value)
 
 
 def touch(path: Path) -> None:
@@ -107,26 +111,45 @@ def test_the_settings_name_both_files_or_none(tmp_path: Path) -> None:
         GatewaySettings(tls_certificate=chain)
 
 
-def test_the_gateways_port_speaks_https_and_nothing_else(tmp_path: Path, postgres_url: str, redis_url: str) -> None:
+def test_the_gateways_port_speaks_https_and_takes_new_certificates(
+    tmp_path: Path, postgres_url: str, redis_url: str
+) -> None:
     chain, key = write_pair(tmp_path, "gate.test")
     running = Plane(postgres_url, redis_url, tls_certificate=chain, tls_key=key)
     client = ssl.create_default_context()
     client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
 
-    def health() -> bytes:
+    def dial() -> ssl.SSLSocket:
+        plain = socket.create_connection(("127.0.0.1", running.port), timeout=5)
         try:
-            with (
-                socket.create_connection(("127.0.0.1", running.port), timeout=5) as plain,
-                client.wrap_socket(plain, server_hostname="gate.test") as connection,
-            ):
-                connection.sendall(b"GET /health HTTP/1.1\r\nHost: gate.test\r\nConnection: close\r\n\r\n")
-                return connection.recv(65_536)
+            return client.wrap_socket(plain, server_hostname="gate.test")
         except OSError:
-            return b""
+            plain.close()
+            raise
+
+    def health(connection: ssl.SSLSocket) -> bytes:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: gate.test\r\n\r\n")
+        return connection.recv(65_536)
+
+    def shown() -> str:
+        """The name in the certificate that a new connection is shown, "" if there is none."""
+        try:
+            with dial() as connection:
+                assert health(connection).startswith(b"HTTP/1.1 200 OK")
+                der = connection.getpeercert(binary_form=True)
+                assert der is not None
+                return common_name(der)
+        except OSError:
+            return ""
 
     try:
-        eventually(lambda: health().startswith(b"HTTP/1.1 200 OK"), within_s=20, what="an answer over HTTPS")
+        eventually(lambda: shown() == "gate.test", within_s=20, what="an answer over HTTPS")
         assert running.get(running.port, "/health") == (0, "")
+        with dial() as lasting:
+            for path in write_pair(tmp_path, "renewed.test"):
+                touch(path)
+            eventually(lambda: shown() == "renewed.test", within_s=5, what="the new certificate")
+            assert health(lasting).startswith(b"HTTP/1.1 200 OK")  # who is connected goes on
     finally:
         running.process.terminate()
         running.process.wait(timeout=10)
