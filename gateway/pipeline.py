@@ -265,7 +265,7 @@ def ask(gw: Gateway, ex: Exchange, plan: Plan) -> bytes | Refusal | None:
             refused: Refusal = plan.refusal
             return refused
         plan.denial = None
-    if gw.limiter.is_full:
+    if gw.limiter.settlements.is_full:
         gw.limiter.refused_full += 1
         return Refusal(problems.BACKLOG_FULL, RETRY_SOON, Admission.UNAVAILABLE)
     if not gw.limiter.ask(ex, plan):

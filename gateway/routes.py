@@ -90,7 +90,7 @@ async def _ready(gw: Gateway, ex: Exchange) -> None:
         "postgres": "ok" if snapshot.is_connected else "unavailable",
         "redis": "ok" if redis.available else "unavailable",
         "counters": "ok" if gw.limiter.knows_counters else "unknown",
-        "backlog": "full" if gw.limiter.is_full else "ok",
+        "backlog": "full" if gw.limiter.settlements.is_full else "ok",
         "spool": _spool_state(gw),
         "draining": "yes" if gw.is_draining else "no",
     }
@@ -98,14 +98,14 @@ async def _ready(gw: Gateway, ex: Exchange) -> None:
     can_admit = (redis.available and gw.limiter.knows_counters) or any(
         r.spec.on_store_failure is not StoreFailure.CLOSED for r in snapshot.table.by_id.values()
     )
-    is_ready = snapshot.is_loaded and can_admit and not gw.limiter.is_full
+    is_ready = snapshot.is_loaded and can_admit and not gw.limiter.settlements.is_full
     is_ready = is_ready and (gw.is_followed or not gw.is_draining)
     body = orjson.dumps({"status": "ready" if is_ready else "not ready", "checks": checks})
     ex.client.respond(ex, 200 if is_ready else 503, _JSON, body)
 
 
 def _spool_state(gw: Gateway) -> str:
-    spool = gw.limiter.spool
+    spool = gw.limiter.settlements.spool
     if spool is None:
         return "off"
     if spool.is_full:
@@ -128,7 +128,7 @@ async def _data(gw: Gateway, ex: Exchange) -> None:
     if idem is not None:
         ex.status = 200
         plan.late_event = _event(ex, plan, idem)
-    if gw.limiter.is_full or not gw.limiter.ask(ex, plan):
+    if gw.limiter.settlements.is_full or not gw.limiter.ask(ex, plan):
         return refuse(gw, ex, Refusal(problems.LIMITS_UNAVAILABLE, RETRY_SOON, Admission.UNAVAILABLE))
     reply = await suspend()
     if reply is None or reply[0] == UNKNOWN:

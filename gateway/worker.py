@@ -167,11 +167,13 @@ class Worker:
         for connection in tuple(door.connections):
             connection.abort()
         await asyncio.sleep(0)
-        left = await limiter.drain(max(1.0, deadline - loop.time()))
+        left = await limiter.settlements.drain(max(1.0, deadline - loop.time()))
         if left:
             _log.error("stopped with %d settlements unsent; their reservations will be swept", left)
-        if limiter.spool is not None and limiter.spool.entries:
-            _log.warning("stopped with %d records in the spool, for the next process", limiter.spool.entries)
+        if limiter.settlements.spool is not None and limiter.settlements.spool.entries:
+            _log.warning(
+                "stopped with %d records in the spool, for the next process", limiter.settlements.spool.entries
+            )
         beat.cancel()
         await standing.close()
         redis.send(encode(("ZREM", names.GATEWAYS, name)), _Backlog(limiter, 1, 0))
@@ -181,8 +183,8 @@ class Worker:
         await gateway.tokens.close()
         await snapshot.close()
         await redis.close()
-        if limiter.spool is not None:
-            limiter.spool.close()
+        if limiter.settlements.spool is not None:
+            limiter.settlements.spool.close()
 
     def _make_room(self) -> None:
         """Another worker serves in this place by now."""
@@ -231,10 +233,10 @@ class Worker:
                 gateway.tokens.sweep()
                 if certificate is not None:
                     certificate.refresh()
-                if gateway.limiter.spool is not None:
-                    gateway.limiter.spool.sync()
+                if gateway.limiter.settlements.spool is not None:
+                    gateway.limiter.settlements.spool.sync()
                     if beats % 50 == 0:
-                        gateway.limiter.take_over()
+                        gateway.limiter.settlements.take_over()
                 if redis.available:
                     backlog.ask(redis)
                     redis.send(alive, backlog)
@@ -289,8 +291,11 @@ class _Backlog:
             if type(reply) is int:
                 self._longest = max(self._longest, reply)
             if not self._waiting:
-                was_full, self._limiter.backlogged = self._limiter.backlogged, self._longest >= self._bound
-                if self._limiter.backlogged and not was_full:
+                was_full, self._limiter.settlements.backlogged = (
+                    self._limiter.settlements.backlogged,
+                    self._longest >= self._bound,
+                )
+                if self._limiter.settlements.backlogged and not was_full:
                     _log.error("a usage stream holds %d events; refusing requests until it drains", self._longest)
 
     def on_timeout(self) -> None:
@@ -304,10 +309,10 @@ def _snapshot_of(door: Door, redis: RedisPipe) -> dict[str, Any]:
     metrics.counts["postgres_errors_total"] = gateway.snapshot.errors
     metrics.counts["tokens_verified_total"] = gateway.tokens.verifications
     metrics.counts["issuer_errors_total"] = gateway.tokens.fetch_failures
-    limiter, spool = gateway.limiter, gateway.limiter.spool
+    limiter, spool = gateway.limiter, gateway.limiter.settlements.spool
     metrics.counts["unknown_keys_refused_total"] = gateway.strangers.refused
     metrics.counts["spool_refused_total"] = limiter.refused_full
-    metrics.counts["spool_lost_total"] = limiter.lost
+    metrics.counts["spool_lost_total"] = limiter.settlements.lost
     metrics.counts["admitted_alone_total"] = limiter.admitted_alone
     metrics.counts["spool_written_total"] = spool.appended if spool is not None else 0
     metrics.counts["spool_replayed_total"] = spool.confirmed if spool is not None else 0
@@ -323,7 +328,7 @@ def _snapshot_of(door: Door, redis: RedisPipe) -> dict[str, Any]:
         "connections": len(door.connections),
         "cache_bytes": gateway.caches.used,
         "requests_in_flight": sum(1 for c in door.connections if c.is_busy),
-        "settlements_waiting": gateway.limiter.unsettled,
+        "settlements_waiting": gateway.limiter.settlements.unsettled,
         "tokens_remembered": gateway.tokens.remembered,
         "issuers_stale": gateway.tokens.stale_issuers,
     }

@@ -62,8 +62,8 @@ class Reporter:
             self._token = token
             limiter.redis.send(self._alive, _Ignored)  # it may be lost too, and who seems dead is swept
             self._hold_again()
-            limiter.repeat_tail()
-            limiter.when_told(self._say)
+            limiter.settlements.repeat_tail()
+            limiter.settlements.when_told(self._say)
             return
         made_by = frozenset(epoch for epoch in epochs if epoch is not None)
         if self._seen is not None and made_by - self._seen - {self._token}:

@@ -234,8 +234,8 @@ async def test_what_is_under_way_is_held_again_each_time_that_redis_loses_it(
 
     await until(all_held)
     for _ in range(3):
-        it.inside.gateway.limiter._tail.clear()
-        it.inside.gateway.limiter._tail_size = 0
+        it.inside.gateway.limiter.settlements._tail.clear()
+        it.inside.gateway.limiter.settlements._tail_size = 0
         await it.redis.flushall()
         await it.healed()
         assert await it.books.quotas() == {"requests": 2}

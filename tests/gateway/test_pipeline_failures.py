@@ -454,7 +454,7 @@ async def test_a_client_that_leaves_while_a_connection_is_made_costs_nothing(sta
     await _admitted(books, 2)
     await second.close()
     await until(lambda: len(s.inside.door.connections) == 1)
-    await until(lambda: not s.inside.gateway.limiter.unsettled)
+    await until(lambda: not s.inside.gateway.limiter.settlements.unsettled)
     [event] = await books.events()
     assert (event["outcome"], event["status"], event["meters"]) == ("client_gone", 499, {"requests": 0})
     assert await books.quotas() == {"requests": 1}
@@ -681,10 +681,10 @@ async def test_a_slow_redis_costs_one_deadline_and_then_nothing(
 async def test_when_usage_cannot_be_stored_nothing_is_let_through(stage: MakeStage, books: Books) -> None:
     s = await stage(answering(ok()), tier=TIER)
     client = await s.client()
-    s.inside.gateway.limiter.backlogged = True
+    s.inside.gateway.limiter.settlements.backlogged = True
     answer = await ask(client, request("/api/x", s.key))
     assert (answer.status, answer.json()["code"], answer.headers["retry-after"]) == (503, "backlog_full", "1")
-    s.inside.gateway.limiter.backlogged = False
+    s.inside.gateway.limiter.settlements.backlogged = False
     assert (await ask(client, request("/api/x", s.key))).status == 200
 
 

@@ -125,8 +125,8 @@ async def test_nor_if_the_other_gateway_is_slow_to_say_that_it_is_over(
     up = Held()
     t = await two(up, tier={"concurrent": 1})
     limiter = t.gateways[0].gateway.limiter
-    flush, loop = limiter.flush, asyncio.get_running_loop()
-    monkeypatch.setattr(limiter, "flush", lambda: loop.call_later(0.005, flush))
+    flush, loop = limiter.settlements.flush, asyncio.get_running_loop()
+    monkeypatch.setattr(limiter.settlements, "flush", lambda: loop.call_later(0.005, flush))
     for n in range(6):
         client = await begin(t, up, n % 2)
         await up.answer()
@@ -281,7 +281,7 @@ async def test_without_redis_each_gateway_goes_by_what_it_counts_itself(
         for _ in range(each):
             await begin(t, up, which)
         assert (await t.turn(which)).status in (429, 503)
-    await until(lambda: all(not g.gateway.limiter.unsettled for g in t.gateways))
+    await until(lambda: all(not g.gateway.limiter.settlements.unsettled for g in t.gateways))
     assert sum((await books.places()).values()) == 2 * each  # they are told of, once Redis is there
     while up.waiting:
         await up.answer()

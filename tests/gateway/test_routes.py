@@ -83,9 +83,9 @@ async def test_ready_names_what_is_missing(postgres_url: str, redis_url: str, ca
                 return await ready() == (200, fine)
 
             await until(is_back)
-        inside.gateway.limiter.backlogged = True
+        inside.gateway.limiter.settlements.backlogged = True
         assert await ready() == (503, {**fine, "backlog": "full"})
-        inside.gateway.limiter.backlogged = False
+        inside.gateway.limiter.settlements.backlogged = False
         inside.gateway.is_draining = True
         assert await ready() == (503, {**fine, "draining": "yes"})
 

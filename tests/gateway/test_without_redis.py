@@ -113,7 +113,7 @@ async def test_a_request_that_cannot_be_written_down_is_refused(
     async with cut(StoreFailure.OPEN, catalogue, postgres_url, redis_url) as it:
         await it.statuses(1)
         await it.away()
-        it.inside.gateway.limiter.spool = None
+        it.inside.gateway.limiter.settlements.spool = None
         assert await it.statuses(1) == [503]
     assert len(it.upstream.peers) <= 1
 
@@ -127,7 +127,7 @@ async def test_a_slow_redis_costs_one_deadline_and_the_policy_goes_on(
         assert await it.statuses(20) == [200] * 20
         it.relay.delay_s = 0.0
         await it.back()
-        await until(lambda: it.inside.gateway.limiter.unsettled == 0)
+        await until(lambda: it.inside.gateway.limiter.settlements.unsettled == 0)
         assert await books.quotas() == {"requests": 21}
         assert len({event["id"] for event in await books.events()}) == 21
         assert await books.reservations() == []

@@ -24,13 +24,13 @@ async def test_the_door_closes_while_any_usage_stream_is_too_long(
         backlog.ask(pipe)
         backlog.ask(pipe)  # asked again while the answers are on their way
         await until(lambda: not backlog._waiting)
-        return limiter.backlogged
+        return limiter.settlements.backlogged
 
     assert not await looked()
     for _ in range(3):
         await redis_client.xadd(names.usage_stream(1), {"e": "x"})
     assert await looked()
-    assert limiter.is_full
+    assert limiter.settlements.is_full
     await redis_client.xtrim(names.usage_stream(1), maxlen=2, approximate=False)
     assert not await looked()
     await pipe.close()
@@ -43,9 +43,9 @@ async def test_answers_that_are_lost_leave_it_able_to_ask_again() -> None:
     backlog.ask(pipe)
     for _ in range(3):  # one more than was asked: the sign of life answers here too
         backlog.on_reply(LOST)
-    assert not limiter.backlogged
+    assert not limiter.settlements.backlogged
     backlog.ask(pipe)
     backlog.on_reply(5)
     backlog.on_reply(0)
-    assert limiter.backlogged
+    assert limiter.settlements.backlogged
     await pipe.close()

@@ -96,15 +96,15 @@ class InProcessGateway:
             connection.abort()
         gateway = self.gateway
         await self.standing.close()
-        await gateway.limiter.drain(1.0)
+        await gateway.limiter.settlements.drain(1.0)
         gateway.pools.close()
         await gateway.tokens.close()
         await gateway.snapshot.close()
         await gateway.limiter.redis.close()
         self._beat.cancel()
         await asyncio.gather(self._beat, return_exceptions=True)
-        if gateway.limiter.spool is not None:
-            gateway.limiter.spool.close()
+        if gateway.limiter.settlements.spool is not None:
+            gateway.limiter.settlements.spool.close()
         self._folder.cleanup()
 
     async def _tick(self) -> None:
@@ -135,7 +135,9 @@ class InProcessGateway:
 
     async def settled(self) -> None:
         """Wait until no request is open and everything is settled."""
-        await until(lambda: not any(c.is_busy for c in self.door.connections) and not self.gateway.limiter.unsettled)
+        await until(
+            lambda: not any(c.is_busy for c in self.door.connections) and not self.gateway.limiter.settlements.unsettled
+        )
 
 
 class Catalogue:

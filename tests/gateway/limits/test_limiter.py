@@ -81,7 +81,7 @@ def current(*arguments: Any, **different: Any) -> Plan:
 
 
 async def settled(limiter: Limiter) -> None:
-    await until(lambda: not limiter.unsettled)
+    await until(lambda: not limiter.settlements.unsettled)
 
 
 # -- as it should go
@@ -95,7 +95,7 @@ async def test_a_request_is_held_until_it_is_settled(redis_url: str, books: Book
         [held] = await books.reservations()
         assert (held["id"], held["hold"]) == (asked.ex.id.decode(), [[made.quotas[0].key, 2]])
         limiter.settle(asked.ex, asked.event(), is_charged=True)
-        assert limiter.unsettled == 1
+        assert limiter.settlements.unsettled == 1
         await settled(limiter)
         assert await books.reservations() == []
         assert await books.quotas() == {"requests": 2}
@@ -195,7 +195,7 @@ async def test_a_client_that_leaves_while_it_waits_gives_back_what_it_is_given(
     async with limiter_on(redis_url) as limiter:
         asked = Asked(limiter, made)
         asked.ex.throw(ClientGone())
-        await until(lambda: limiter.unsettled)
+        await until(lambda: limiter.settlements.unsettled)
         await settled(limiter)
         assert await books.reservations() == []
         assert await books.quotas() == {"requests": 0}
@@ -265,10 +265,10 @@ async def test_settlements_wait_while_redis_is_away(redis_url: str, books: Books
         await until(lambda: not limiter.redis.available)
         limiter.settle(asked.ex, asked.event(), is_charged=True)
         assert not Asked(limiter, made).was_sent
-        assert await limiter.drain(0.05) == 1
+        assert await limiter.settlements.drain(0.05) == 1
         assert await books.events() == []
         relay.is_away = False
-        assert await limiter.drain(5.0) == 0
+        assert await limiter.settlements.drain(5.0) == 0
         assert len(await books.events()) == 1
 
 
@@ -285,7 +285,7 @@ async def test_many_settlements_after_an_outage_do_not_starve_admissions(redis_u
         relay.is_away = False
         await until(lambda: limiter.redis.available)
         asked = 0
-        while limiter.unsettled:
+        while limiter.settlements.unsettled:
             assert await Asked(limiter, unlimited).answer() is not None
             asked += 1
         assert asked > 10
@@ -336,7 +336,7 @@ async def test_settlements_that_redis_refuses_are_repeated_until_it_does_not(
         limiter.settle(charged.ex, charged.event(), is_charged=True)
         errors = limiter.redis.errors
         await until(lambda: limiter.redis.errors > errors)
-        assert limiter.unsettled == 2
+        assert limiter.settlements.unsettled == 2
         await redis_client.delete(stream)
         await settled(limiter)
         assert await books.quotas() == {"requests": 2}
@@ -352,13 +352,13 @@ async def test_with_too_much_unsettled_it_is_full(redis_url: str, made: Plan) ->
         for asked in several:
             await asked.answer()
         for asked in several:
-            assert not limiter.is_full
+            assert not limiter.settlements.is_full
             limiter.settle(asked.ex, asked.event(), is_charged=True)
-        assert limiter.is_full
+        assert limiter.settlements.is_full
         await settled(limiter)
-        assert not limiter.is_full
-        limiter.backlogged = True
-        assert limiter.is_full
+        assert not limiter.settlements.is_full
+        limiter.settlements.backlogged = True
+        assert limiter.settlements.is_full
 
 
 async def test_what_is_held_says_whose_it_is(redis_url: str, redis_client: redis.asyncio.Redis, made: Plan) -> None:

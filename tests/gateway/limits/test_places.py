@@ -13,9 +13,10 @@ import pytest
 import redis
 
 from gateway.limits.decide import FULL, UNKNOWN
-from gateway.limits.limiter import SCRIPTS, _corrected, _settle_command
+from gateway.limits.limiter import SCRIPTS
 from gateway.limits.plan import Plan
 from gateway.limits.renewal import Part, renew_command
+from gateway.limits.settlements import corrected, settle_command
 from ledger import names
 from ledger.sweep import LEAVE, Policy, orphan_of
 from tests.gateway.nouns import plan, route, tier
@@ -43,7 +44,7 @@ class Places:
         return reply
 
     def settle(self, of: Plan, number: int) -> None:
-        self.call(_settle_command([_corrected(of, b"%032x" % number, b'{"an":"event"}', [], of.place_keys)]))
+        self.call(settle_command([corrected(of, b"%032x" % number, b'{"an":"event"}', [], of.place_keys)]))
 
     def taken(self, of: Plan) -> list[int]:
         return [self.redis.scard(key) for key in of.place_keys]
@@ -140,7 +141,7 @@ def test_a_long_request_keeps_its_place_from_part_to_part(places: Places) -> Non
         assert places.redis.smembers(p.place_keys[0]) == {second.id}
     held = orjson.loads(places.redis.hget(p.reservations, second.id) or b"")
     assert held["places"] == list(p.place_keys)
-    places.call(_settle_command([_corrected(later_tier, second.id, b"{}", [], second.places)]))
+    places.call(settle_command([corrected(later_tier, second.id, b"{}", [], second.places)]))
     assert places.taken(p) == [0]
 
 

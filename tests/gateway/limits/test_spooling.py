@@ -77,9 +77,9 @@ async def test_a_settlement_goes_to_disk_while_redis_is_away_and_to_redis_after(
         await away(relay, limiter)
         limiter.settle(charged.ex, charged.event(), is_charged=True)
         limiter.settle(uncharged.ex, uncharged.event(), is_charged=False)
-        assert limiter.spool is not None
-        await until(lambda: limiter.spool.entries == 2)
-        assert await limiter.drain(5.0) == 0  # nobody waits for what is safe
+        assert limiter.settlements.spool is not None
+        await until(lambda: limiter.settlements.spool.entries == 2)
+        assert await limiter.settlements.drain(5.0) == 0  # nobody waits for what is safe
         relay.is_away = False
         await settled(limiter)
         assert await books.quotas() == {"requests": 2}
@@ -96,8 +96,8 @@ async def test_what_redis_refuses_goes_to_disk(
         asked = Asked(limiter, made)
         await asked.answer()
         limiter.settle(asked.ex, asked.event(), is_charged=True)
-        assert limiter.spool is not None
-        await until(lambda: limiter.spool.entries == 1)
+        assert limiter.settlements.spool is not None
+        await until(lambda: limiter.settlements.spool.entries == 1)
         await redis_client.delete(names.usage_stream(SHARD))
         await settled(limiter)
         assert [e["id"] for e in await books.events()] == [asked.ex.id.decode()]
@@ -178,7 +178,7 @@ async def test_a_hold_whose_gateway_died_is_a_reservation_of_its_name(
             assert limiter.hold(ex, made)
         relay.is_away = False
         async with spooling(redis_url, root, "gw-2") as limiter:
-            await until(lambda: limiter.spool is not None and limiter.spool.is_empty)
+            await until(lambda: limiter.settlements.spool is not None and limiter.settlements.spool.is_empty)
             [held] = await books.reservations()
             assert (held["id"], held["gateway"]) == (ex.id.decode(), "gw-1")
             assert await books.quotas() == {"requests": 2}
@@ -212,8 +212,8 @@ async def test_a_replay_whose_reply_was_lost_is_repeated_and_counts_once(
         for ex in held:
             assert limiter.hold(ex, made)
             limiter.settle(ex, event_of(ex), is_charged=True)
-        assert limiter.spool is not None
-        await until(lambda: limiter.spool.entries == 10)
+        assert limiter.settlements.spool is not None
+        await until(lambda: limiter.settlements.spool.entries == 10)
         relay.is_away = False
         await until(lambda: limiter.redis.available)
         relay.swallows_replies = True
@@ -274,7 +274,7 @@ async def test_killed_at_any_moment_every_request_is_counted_exactly_once(
     child.stdout.close()
     assert 0 < await redis_client.xlen(names.usage_stream(SHARD)) < 3000 if lines > 3000 else True
     async with spooling(redis_url, root, "next") as limiter:
-        await until(lambda: limiter.spool is not None and limiter.spool.is_empty, within_s=20)
+        await until(lambda: limiter.settlements.spool is not None and limiter.settlements.spool.is_empty, within_s=20)
     events = [event["id"] for event in await books.events()]
     orphans = [held["id"] for held in await books.reservations()]
     ids = [line.decode().strip() for line in told if len(line) == 33]
@@ -296,12 +296,12 @@ async def test_a_full_spool_takes_no_new_request_but_loses_none(
         while limiter.hold(ex := request(), made):
             held.append(ex)
         assert 1 <= len(held) <= 5
-        assert limiter.is_full
+        assert limiter.settlements.is_full
         for ex in held:
             limiter.settle(ex, event_of(ex), is_charged=True)
         relay.is_away = False
         await settled(limiter)
-        assert not limiter.is_full
+        assert not limiter.settlements.is_full
         assert len(await books.events()) == len(held)
 
 
@@ -314,10 +314,10 @@ async def test_by_setting_a_full_spool_loses_usage_and_says_how_much(
             await one.answer()
         await away(relay, limiter)
         limiter.settle(asked[0].ex, asked[0].event(), is_charged=True)
-        await until(lambda: limiter.spool is not None and limiter.spool.entries)
+        await until(lambda: limiter.settlements.spool is not None and limiter.settlements.spool.entries)
         limiter.settle(asked[1].ex, asked[1].event(), is_charged=True)
-        await until(lambda: limiter.lost == 1)
-        assert not limiter.is_full
+        await until(lambda: limiter.settlements.lost == 1)
+        assert not limiter.settlements.is_full
         relay.is_away = False
         await settled(limiter)
         assert [e["id"] for e in await books.events()] == [asked[0].ex.id.decode()]
@@ -329,8 +329,8 @@ async def test_a_record_of_another_kind_is_put_aside_and_the_others_go_on(
     async with Relay(redis_url) as relay, spooling(relay.url, root) as limiter:
         await away(relay, limiter)
         ex = request()
-        assert limiter.spool is not None
-        limiter.spool.append([b"{}", orjson.dumps({"kind": "hold"})])
+        assert limiter.settlements.spool is not None
+        limiter.settlements.spool.append([b"{}", orjson.dumps({"kind": "hold"})])
         assert limiter.hold(ex, made)
         limiter.settle(ex, event_of(ex), is_charged=True)
         relay.is_away = False
