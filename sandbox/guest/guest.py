@@ -191,6 +191,7 @@ def pack(job):
             entries = sorted(os.scandir(pending.pop()), key=lambda entry: entry.name)
         except OSError:
             continue
+        omitted += max(0, len(entries) - 10_000)
         for entry in entries[:10_000]:
             try:
                 if entry.is_dir(follow_symlinks=False):

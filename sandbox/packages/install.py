@@ -25,7 +25,12 @@ from sandbox.nouns import MIB, Job, Language, Limits, Reason, SourceFile
 from sandbox.packages.layers import Layers, name_of
 
 _LIMITS: Final = Limits(
-    timeout_ms=120_000, memory_mb=1_024, output_bytes=MIB, artifact_bytes=256 * MIB, artifact_count=20_000
+    timeout_ms=120_000,
+    memory_mb=1_024,
+    output_bytes=MIB,
+    workspace_bytes=320 * MIB,  # unpacked once in /tmp, copied once
+    artifact_bytes=256 * MIB,
+    artifact_count=20_000,
 )
 _FORMAT: Final = "1"
 """Part of every layer's name: change it when what is in a layer changes."""

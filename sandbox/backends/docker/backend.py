@@ -161,7 +161,7 @@ class DockerBackend:
 
     async def _take(self, job: Job) -> _Guest:
         if job.layer is not None or job.egress is not None:
-            return await self._make(job.language, job.layer, job.egress)
+            return await self._make(job.language, job.layer, job.egress, job.limits.workspace_bytes)
         warm = self._warm[job.language]
         while warm:
             task = warm.popleft()
@@ -185,16 +185,21 @@ class DockerBackend:
                 task.add_done_callback(lambda done: done.cancelled() or done.exception())  # told when it is taken
                 self._warm[language].append(task)
 
-    async def _make(self, language: Language, layer: str | None = None, egress: str | None = None) -> _Guest:
+    async def _make(
+        self,
+        language: Language,
+        layer: str | None = None,
+        egress: str | None = None,
+        workspace_bytes: int | None = None,
+    ) -> _Guest:
         assert self._engine is not None
         assert self._parent is not None
         self._made += 1
+        size = workspace_bytes or self._options.workspace_bytes
         name = f"{self._made}"
         group = Group(name, self._parent)
         parent = f"/{_PREFIX}{self._instance}/{name}"
-        starting = asyncio.ensure_future(
-            self._blocking(self._start, group, language, parent, layer, egress, self._options.workspace_bytes)
-        )
+        starting = asyncio.ensure_future(self._blocking(self._start, group, language, parent, layer, egress, size))
         try:
             container: Container = await asyncio.shield(starting)
         except asyncio.CancelledError:

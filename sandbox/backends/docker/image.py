@@ -1,7 +1,7 @@
 """`python -m sandbox.backends.docker.image NAME`: an image from this machine's own interpreters, without any registry.
 
-What goes in: Python with its standard library, Node where there is one, a shell with a few programs, the libraries all of
-them are linked against, and the guest's files. Nothing else of the machine.
+What goes in: Python with its standard library, Node and npm where they are, a shell with a few programs, the libraries all
+of them and uv are linked against, and the guest's files. Nothing else of the machine.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import glob
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 import docker
+import uv
 
 from sandbox.backends.jail.bwrap import GUEST_DIR
 
@@ -53,11 +55,12 @@ def archive(python: str = "/usr/bin/python3", node: str = "/usr/bin/node") -> by
             directory.type, directory.mode = tarfile.DIRTYPE, 0o1777 if name in ("tmp", "workspace") else 0o755
             tar.addfile(directory)
         seen: set[str] = set()
-        for path in [*programs, *_libraries([*programs, *modules])]:
+        for path in [*programs, *_libraries([*programs, *modules, uv.find_uv_bin()])]:
             _add(tar, os.path.realpath(path), path, seen)
         _add(tar, os.path.realpath(python), "/usr/bin/python3", seen)
         if os.path.exists(node):
             _add(tar, os.path.realpath(node), "/usr/bin/node", seen)
+            _add_npm(tar)
         tar.add(stdlib, stdlib.lstrip("/"), filter=_wanted)
         for file in GUEST_FILES.iterdir():
             if file.is_file():
@@ -67,6 +70,19 @@ def archive(python: str = "/usr/bin/python3", node: str = "/usr/bin/node") -> by
             entry.size, entry.mode = len(text), 0o644
             tar.addfile(entry, io.BytesIO(text.encode()))
     return found.getvalue()
+
+
+def _add_npm(tar: tarfile.TarFile) -> None:
+    """npm where this machine keeps it, if it is one directory of its own."""
+    found = shutil.which("npm")
+    program = Path(found).resolve() if found is not None else None
+    if program is None or (program.parent.name, program.parent.parent.name) != ("bin", "npm"):
+        return
+    where = f"usr/local/lib/node_modules/npm/{program.relative_to(program.parent.parent)}"
+    tar.add(program.parent.parent, "usr/local/lib/node_modules/npm", filter=_of_root)
+    link = tarfile.TarInfo("usr/bin/npm")
+    link.type, link.linkname = tarfile.SYMTYPE, f"/{where}"
+    tar.addfile(link)
 
 
 def _libraries(programs: list[str]) -> list[str]:
@@ -92,6 +108,10 @@ def _wanted(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
         r"/(test|tests|idlelib|lib2to3|ensurepip|dist-packages|site-packages|tkinter|__pycache__)(/|$)", entry.name
     ):
         return None
+    return _of_root(entry)
+
+
+def _of_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
     entry.uid = entry.gid = 0
     entry.uname = entry.gname = ""
     return entry

@@ -176,7 +176,7 @@ class JailBackend:
 
     def _take(self, job: Job) -> _Guest:
         if job.layer is not None or job.egress is not None:
-            return self._spawn(job.language, job.layer, job.egress)
+            return self._spawn(job.language, job.layer, job.egress, job.limits.workspace_bytes)
         warm = self._warm[job.language]
         while warm:
             guest = warm.popleft()
@@ -203,14 +203,20 @@ class JailBackend:
                 while len(self._warm[language]) < target:
                     self._warm[language].append(self._spawn(language))
 
-    def _spawn(self, language: Language, layer: str | None = None, egress: str | None = None) -> _Guest:
+    def _spawn(
+        self,
+        language: Language,
+        layer: str | None = None,
+        egress: str | None = None,
+        workspace_bytes: int | None = None,
+    ) -> _Guest:
         self._made += 1
         name = f"{language}-{self._made}"
         pipes = [os.pipe() for _ in range(3)]
         theirs = (pipes[0][0], pipes[1][1], pipes[2][1])
         ours = (pipes[0][1], pipes[1][0], pipes[2][0])
         try:
-            ended = self._require().spawn(name, language, theirs, layer, egress)
+            ended = self._require().spawn(name, language, theirs, layer, egress, workspace_bytes)
         finally:
             for descriptor in theirs:
                 os.close(descriptor)

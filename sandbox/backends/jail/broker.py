@@ -4,7 +4,8 @@ It is small and single-threaded, so that a fork costs a fraction of a millisecon
 it alone needs root (slot uids, cgroups). FD is a SOCK_SEQPACKET socket to the service. Messages are JSON objects:
 
     from the service   first a Setup, then
-                       {op: spawn, guest, language, layer?, egress?} with three descriptors: stdin, stdout, stderr
+                       {op: spawn, guest, language, layer?, egress?, workspace_bytes?} with three descriptors: stdin,
+                       stdout, stderr
                        {op: begin, guest, memory_bytes}          {op: kill, guest}
     to the service     {op: ready, directory} or {op: unusable, why}
                        {op: begun, guest, error?}
@@ -34,7 +35,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -157,9 +158,8 @@ class Broker:
             raise OSError(errno.EAGAIN, "all slot uids are in use")
         self._next_guest += 1
         group = self._cgroups.group(str(self._next_guest))
-        command = bwrap.command(
-            self._jail, message["language"], _SECCOMP_FD, message.get("layer"), message.get("egress")
-        )
+        jail = replace(self._jail, workspace_bytes=message.get("workspace_bytes") or self._setup.workspace_bytes)
+        command = bwrap.command(jail, message["language"], _SECCOMP_FD, message.get("layer"), message.get("egress"))
         uid = self._uids.pop() if self._setup.uid_base is not None else None
         is_plain = message.get("layer") is None and message.get("egress") is None
         try:
@@ -173,7 +173,7 @@ class Broker:
                 self._uids.append(uid)
             raise
         if pid == 0:
-            self._become(command, group.entries(), uid, descriptors)
+            self._become(command, group.entries(), uid, descriptors, jail.workspace_bytes)
         slot = Slot(message["guest"], group, uid, pid, os.pidfd_open(pid))
         self._slots[slot.guest] = self._by_pid[pid] = slot
         self._selector.register(slot.pidfd, selectors.EVENT_READ, slot)
@@ -196,7 +196,9 @@ class Broker:
             for descriptor in entries:
                 os.close(descriptor)
 
-    def _become(self, command: list[str], entries: list[str], uid: int | None, descriptors: list[int]) -> None:
+    def _become(
+        self, command: list[str], entries: list[str], uid: int | None, descriptors: list[int], size: int
+    ) -> None:
         """In the child: enter the cgroup, become nobody in particular, turn into bwrap. Never returns."""
         try:
             for entry in entries:
@@ -207,7 +209,6 @@ class Broker:
             os.write(descriptor, b"1000")
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
-            size = self._setup.workspace_bytes
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
             resource.setrlimit(resource.RLIMIT_MSGQUEUE, (0, 0))
             for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM):

@@ -73,13 +73,30 @@ class Link:
         return cls(process, ours, answer["directory"])
 
     def spawn(
-        self, guest: str, language: str, descriptors: Sequence[int], layer: str | None, egress: str | None
+        self,
+        guest: str,
+        language: str,
+        descriptors: Sequence[int],
+        layer: str | None,
+        egress: str | None,
+        workspace_bytes: int | None,
     ) -> asyncio.Future[dict[str, Any]]:
-        """Start a guest on these descriptors (stdin, stdout, stderr); the future is its `ended` message."""
+        """Start a guest on these descriptors (stdin, stdout, stderr); the future is its `ended` message.
+
+        `workspace_bytes` None: as all warm guests have it.
+        """
         ended: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         ended.add_done_callback(lambda future: future.cancelled() or future.exception())  # never reported as forgotten
         self._ends[guest] = ended
-        message = {"op": "spawn", "guest": guest, "language": language, "layer": layer, "egress": egress}
+        message: dict[str, Any] = {
+            "op": "spawn",
+            "guest": guest,
+            "language": language,
+            "layer": layer,
+            "egress": egress,
+        }
+        if workspace_bytes is not None:
+            message["workspace_bytes"] = workspace_bytes
         self._send(message, descriptors)
         return ended
 
