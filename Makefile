@@ -91,6 +91,11 @@ RUNS ?= 1000
 chaos-sandbox: .venv/.test
 	@$(BIN)/python -m tests.sandbox.chaos --runs $(RUNS) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
+# The state machines of tests/machines, many long games, others every time; minutes.
+.PHONY: machines
+machines: .venv/.test
+	@MACHINES=deep $(BIN)/pytest --timeout 0 tests/machines $(ARGS)
+
 # Usage into PostgreSQL: the worker's way beside one INSERT per event and executemany, in one run.
 .PHONY: bench-ingest
 bench-ingest: .venv/.test

@@ -75,8 +75,8 @@ ON CONFLICT DO NOTHING
 RETURNING event_id;
 
 -- name: reject
--- Accepted, and found wrong afterwards.
+-- Accepted, and found wrong afterwards; also one whose answer was lost, as Stripe knows its identifier by now all the same.
 UPDATE billing_entries e
-SET state = 'dead', reason = r.code
+SET state = 'dead', reason = r.code, leased_until = NULL, leased_by = NULL
 FROM unnest($1::text[], $2::text[]) AS r (identifier, code)
-WHERE e.identifier = r.identifier AND e.state = 'sent';
+WHERE e.identifier = r.identifier AND e.state IN ('sent', 'due');

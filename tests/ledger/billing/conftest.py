@@ -27,12 +27,14 @@ stripe.enable_telemetry = False
 class World:
     """Both sides, and the time it is for them (`now`, moved by `pass_time`)."""
 
-    def __init__(self, pg: asyncpg.Connection, fake: Running, pool: Any, registry: CollectorRegistry) -> None:
+    def __init__(
+        self, pg: asyncpg.Connection, fake: Running, pool: Any, registry: CollectorRegistry, timeout_s: float = 0.5
+    ) -> None:
         self.pg = pg
         self.fake = fake
         self.pool = pool
         self.metrics = BillingMetrics(registry)
-        self.door = Door({"live": "sk_live_1"}, self.metrics, base_url=fake.url, timeout_s=0.5)
+        self.door = Door({"live": "sk_live_1"}, self.metrics, base_url=fake.url, timeout_s=timeout_s)
         self.now = NOW + timedelta(hours=2)
         self.customers: dict[str, str] = {}
         self.meter = ""

@@ -16,6 +16,7 @@ from ledger.billing.proof import flaws
 from ledger.ingest import Writer
 from stripefake.faults import KINDS
 from stripefake.meters import report_errors
+from stripefake.world import PLATFORM
 from tests.ledger.billing.conftest import World
 from tests.ledger.billing.test_seal import EVER
 from tests.ledger.facts import HOUR_MS, NOW_MS, PROJECT, entry, examples, fact
@@ -383,3 +384,18 @@ async def test_an_entry_is_claimed_by_one_of_many(world: World, writer: Writer, 
     results = await asyncio.gather(*(world.sender(f"w{n}").send_due() for n in range(6)))
     assert sum(results) == 1
     assert await pg.fetchval("SELECT count(*) FROM billing_entries WHERE project_id = $1", PROJECT) == 1
+
+
+async def test_a_report_about_an_entry_in_doubt_settles_it(world: World, writer: Writer) -> None:
+    """The answer was lost, the report is here first: the identifier's duplicate must not pass for delivery afterwards."""
+    await use(writer, 5)
+    await world.seal()
+    half = world.fake.world.half(PLATFORM, livemode=True)
+    half.of("customer")[world.customers["cus_ada"]]["deleted"] = True
+    world.fault("drop_after", times=1)
+    await world.sender().send_due()
+    report_errors(world.fake.world, half)
+    assert await world.sender().take_reports() == 1
+    await world.send_all()
+    assert await world.reasons() == [("dead", "meter_event_customer_not_found")]
+    assert world.billed() == {}
