@@ -88,6 +88,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_clock",
         "_decoder",
         "_ex",
+        "_has_ended",
         "_health",
         "_interims",
         "_is_choked",
@@ -125,6 +126,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._request_done = True
         self._paused = False
         self._is_choked = False
+        self._has_ended = False
         self.idle_since = 0.0
         self.served = 0
 
@@ -199,6 +201,10 @@ class UpstreamConnection(asyncio.Protocol):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         transport.set_write_buffer_limits(high=WRITE_HIGH)
 
+    def eof_received(self) -> None:
+        """It has said that nothing more will come; by TLS that is a closing alert, which nobody else can send."""
+        self._has_ended = True
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         ex, state = self._ex, self._state
@@ -208,7 +214,7 @@ class UpstreamConnection(asyncio.Protocol):
             return
         self._ex = None
         framing = self._response.framing if state == _BODY and self._response is not None else NONE
-        if framing == TUNNEL or (framing == UNTIL_CLOSE and exc is None):
+        if framing == TUNNEL or (framing == UNTIL_CLOSE and self._has_ended and exc is None):
             self.served += 1
             if self._health is not None and self._response is not None:
                 self._health.completed(self._response.status, self._clock.now)

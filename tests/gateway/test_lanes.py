@@ -6,6 +6,7 @@ What a request costs and what its sender sees must not depend on which of the ga
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from gateway.exchange import ClientGone, Exchange
 from ledger.events import Outcome
 from tests.gateway.conftest import MakeStage, Stage
 from tests.gateway.lanes import LANES
+from tests.gateway.metering.test_frames import frame
+from tests.gateway.test_websocket import ACCEPTED, HANDSHAKE
 from tests.gateway.wire import Answer, ask, ok, payload, read_answer, read_request, request
 from tests.support.gateway import Books, until
 from tests.support.raw import Peer
@@ -322,6 +325,71 @@ async def test_a_pipeline_of_all_kinds_is_answered_in_order(stage: MakeStage, bo
     assert await client.read_to_end() == b""
     assert not any(b"/after" in received for received in s.upstream.received)
     assert len(await the_books_agree(s, books)) == 6
+
+
+@LANE
+async def test_events_pass_as_they_come(stage: MakeStage, books: Books, lane: str) -> None:
+    """Each event is with the client within 5 ms of its arrival (in the middle: this machine does other things too)."""
+    sent: list[float] = []
+
+    async def script(peer: Peer) -> None:
+        await read_request(peer)
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(25):
+            await go_on.wait()
+            go_on.clear()
+            sent.append(time.monotonic())
+            await peer.send(b"9\r\ndata: 1\n\n\r\n")
+        await peer.send(b"0\r\n\r\n")
+        await peer.read_to_end()
+
+    go_on, took = asyncio.Event(), []
+    s = await on(stage, lane, script)
+    client = await s.client()
+    body = b'{"stream":true}'
+    await client.send(request("/api/x", s.key, JSON.decode(), method="POST", body=body))
+    await client.read_until(b"\r\n\r\n")
+    for _ in range(25):
+        go_on.set()
+        await client.read_until(b"data: 1\n\n\r\n")
+        took.append(time.monotonic() - sent[-1])
+    await client.read_until(b"0\r\n\r\n")
+    assert sorted(took)[len(took) // 2] < 0.005
+    await the_books_agree(s, books)
+
+
+@pytest.mark.parametrize("lane", ["plain", "metered", "in parts", "with places", "injected", "retried", "cached"])
+async def test_a_websocket_cut_anywhere_is_the_same_conversation(stage: MakeStage, books: Books, lane: str) -> None:
+    asked, said = frame(1, 5, is_masked=True) + frame(2, 130, is_masked=True), frame(1, 9) + frame(1, 200)
+    back = ACCEPTED + said
+
+    async def script(peer: Peer) -> None:
+        at = int((await read_request(peer)).split(b"at=")[1].split(b" ")[0].partition(b"&")[0])
+        await peer.send(back, pause_after=(at % len(back) or 1,))
+        assert await peer.read_exactly(len(asked)) == asked
+        await peer.send(said, pause_after=(at % len(said) or 1,))
+        await peer.read_to_end()
+
+    s = await on(stage, lane, script)
+    if lane == "in parts":
+        parts = '{"settle_every_messages": 1}'  # each message waits for its permit
+        await s.catalogue.pg.execute(f"UPDATE routes SET spec = spec || '{parts}'")
+        await s.inside.caught_up(s.catalogue.pg)
+    count = 0
+    for at in range(1, len(request("/api/ws?at=100", s.key, *HANDSHAKE)) + len(asked), 7):
+        data = request(f"/api/ws?at={at}", s.key, *HANDSHAKE) + asked
+        client = await s.client()
+        await client.send(data, pause_after=(at,))
+        assert (await read_answer(client)).status == 101
+        assert await client.read_exactly(2 * len(said)) == said * 2
+        await client.close()
+        count += 1
+    events = await the_books_agree(s, books)
+    whole = [event for event in events if "requests" in event["meters"]]
+    assert len(whole) == count
+    for direction in ("messages_in", "messages_out"):
+        expected = 2 * count if direction == "messages_in" else 4 * count
+        assert sum(event["meters"].get(direction, 0) for event in events) == expected
 
 
 # -- abandoned anywhere

@@ -21,8 +21,8 @@ from tests.gateway.test_app import Plane
 from tests.support.processes import eventually
 
 
-def write_pair(directory: Path, name: str) -> tuple[Path, Path]:
-    """A self-signed certificate for `name`, and its key."""
+def write_pair(directory: Path, name: str, *, ends: timedelta = timedelta(hours=1)) -> tuple[Path, Path]:
+    """A self-signed certificate for `name` that ends so far from now, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.now(UTC)
@@ -32,8 +32,9 @@ def write_pair(directory: Path, name: str) -> tuple[Path, Path]:
         .issuer_name(subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
+        .not_valid_before(now - timedelta(days=9))
+        .not_valid_after(now + ends)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
         .sign(key, hashes.SHA256())
     )
     chain, private = directory / "chain.pem", directory / "key.pem"

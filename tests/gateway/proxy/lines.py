@@ -105,7 +105,9 @@ class Line:
             if not self.transport.ended:
                 self.connection.data_received(piece)
 
-    def hang_up(self, error: Exception | None = None) -> None:
+    def hang_up(self, error: Exception | None = None, *, says_so: bool = True) -> None:
+        if error is None and says_so:
+            self.connection.eof_received()
         self.connection.connection_lost(error)
 
     @property

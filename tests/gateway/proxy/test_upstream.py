@@ -101,11 +101,12 @@ def test_until_close_ends_where_the_connection_does() -> None:
     assert (asked.outcome, asked.client.body) == ("complete", b"abcdef")
 
 
-def test_until_close_is_broken_by_a_reset() -> None:
+@pytest.mark.parametrize("error", [ConnectionResetError(), None], ids=["reset", "no closing alert"])
+def test_until_close_is_broken_by_an_end_that_nobody_announced(error: Exception | None) -> None:
     line = Line()
     asked = line.ask()
     line.receive(b"HTTP/1.1 200 OK\r\n\r\nabc")
-    line.hang_up(ConnectionResetError())
+    line.hang_up(error, says_so=False)
     assert asked.problem is problems.UPSTREAM_FAILED
 
 
