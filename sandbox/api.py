@@ -25,7 +25,7 @@ from typing import Any, Final
 import orjson
 from aiohttp import web
 
-from sandbox import problems
+from sandbox import pieces, problems
 from sandbox.nouns import Stream
 from sandbox.problems import Refused
 from sandbox.request import Ceilings, invalid, read
@@ -113,14 +113,14 @@ class Api:
         key = request.headers.get("Idempotency-Key")
         run = new_id()
         if key is None:
-            return _answer(await self._runner.finish(self._runner.start(run, owner, wanted)))
+            return await _answer(await self._runner.finish(self._runner.start(run, owner, wanted)))
         if not 1 <= len(key) <= 255 or not key.isascii() or not key.isprintable():
             raise invalid(("Idempotency-Key", "must be 1 to 255 printable ASCII characters"))
         known = await self._replayed(owner, key, body, run)
         if known is not None:
             return known
         try:
-            return _answer(await self._runner.finish(self._runner.start(run, owner, wanted)))
+            return await _answer(await self._runner.finish(self._runner.start(run, owner, wanted)))
         except Refused:
             await self._runs.unclaim(owner, key, run)
             raise
@@ -136,10 +136,10 @@ class Api:
         live = self._runner.find(claim.run, owner)
         if live is not None:
             assert live.done is not None
-            return _answer(await asyncio.shield(live.done), is_replay=True)
+            return await _answer(await asyncio.shield(live.done), is_replay=True)
         document = await self._kept(claim.run, owner)
         if isinstance(document, dict):
-            return _answer(document, is_replay=True)
+            return await _answer(document, is_replay=True)
         if document is None and claim.is_abandoned:
             await self._runs.unclaim(owner, key, claim.run)
             return await self._replayed(owner, key, body, run)
@@ -191,7 +191,8 @@ class Api:
         document = await self._kept(run, owner)
         if document is None:
             raise Refused(problems.NOT_FOUND)
-        return _json({"id": run, "status": document} if isinstance(document, str) else document)
+        shown = {"id": run, "status": document} if isinstance(document, str) else document
+        return web.Response(body=await pieces.json(shown), content_type="application/json")
 
     async def _kept(self, run: str, owner: Owner) -> dict[str, Any] | str | None:
         """A run that is not live here: its result, or its state on the node that has it. Raises Unavailable, Silent."""
@@ -275,7 +276,7 @@ async def _body(request: web.Request) -> bytes:
 
 
 async def _event(response: web.StreamResponse, name: str, data: dict[str, Any]) -> None:
-    await response.write(b"event: %b\ndata: %b\n\n" % (name.encode(), orjson.dumps(data)))
+    await response.write(b"event: %b\ndata: %b\n\n" % (name.encode(), await pieces.json(data)))
 
 
 async def _pass_on(
@@ -304,12 +305,12 @@ async def _pass_on(
             await _event(response, stream, {"text": text})
 
 
-def _answer(document: dict[str, Any], *, is_replay: bool = False) -> web.Response:
+async def _answer(document: dict[str, Any], *, is_replay: bool = False) -> web.Response:
     headers = usage_headers(document, is_replay=is_replay)
     if is_replay:
         headers["Idempotent-Replayed"] = "true"
-    return _json(document, headers=headers)
+    return web.Response(body=await pieces.json(document), content_type="application/json", headers=headers)
 
 
-def _json(document: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    return web.Response(body=orjson.dumps(document), status=status, content_type="application/json", headers=headers)
+def _json(document: Any, *, status: int = 200) -> web.Response:
+    return web.Response(body=orjson.dumps(document), status=status, content_type="application/json")

@@ -7,7 +7,6 @@ stopped, its figures are still taken and its result is still kept.
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 import math
 import secrets
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from sandbox import pieces
 from sandbox.backends.base import Backend, Broken, Handle
 from sandbox.egress.policy import Network
 from sandbox.egress.proxy import Egress, Rules, Traffic
@@ -143,9 +143,9 @@ class Runner:
             self._metrics.refused.labels(error.why.name.lower()).inc()
             problem = TOO_MANY_RUNS if error.why is Full.PROJECT else BUSY
             raise Refused(problem, retry_after_s=_RETRY_S) from None
-        document = reply(live, ended)
+        document = await reply(live, ended)
         self._metrics.ended(live.request.language, ended)
-        self._runs.save(live.id, live.owner, live.created_at, document)
+        await self._runs.save(live.id, live.owner, live.created_at, document)
         return document
 
     async def _run(self, live: Live) -> Ended:
@@ -201,13 +201,13 @@ class Runner:
         raise AssertionError
 
 
-def marked(text: bytes, is_cut: bool, limit: int) -> str:
+async def marked(output: bytes, is_cut: bool, limit: int) -> str:
     """Output as text: what is not UTF-8 is replaced, and what was cut says so."""
-    shown = text.decode("utf-8", "replace")
+    shown = await pieces.text(output)
     return f"{shown}\n[output truncated: the limit is {limit} bytes]" if is_cut else shown
 
 
-def reply(live: Live, ended: Ended) -> dict[str, Any]:
+async def reply(live: Live, ended: Ended) -> dict[str, Any]:
     """What the client gets, and gets again later."""
     limit = live.request.limits.output_bytes
     cut = Stream.STDERR if ended.is_truncated and len(ended.stderr) > len(ended.stdout) else Stream.STDOUT
@@ -218,8 +218,8 @@ def reply(live: Live, ended: Ended) -> dict[str, Any]:
         "exitCode": ended.exit_code,
         "reason": ended.reason,
         "lang": live.request.language,
-        "stdout": marked(ended.stdout, ended.is_truncated and cut is Stream.STDOUT, limit),
-        "stderr": marked(ended.stderr, ended.is_truncated and cut is Stream.STDERR, limit),
+        "stdout": await marked(ended.stdout, ended.is_truncated and cut is Stream.STDOUT, limit),
+        "stderr": await marked(ended.stderr, ended.is_truncated and cut is Stream.STDERR, limit),
         "usage": {
             "cpuMs": math.ceil(usage.cpu_ms),
             "memMB": round(usage.memory_mb, 1),
@@ -235,7 +235,7 @@ def reply(live: Live, ended: Ended) -> dict[str, Any]:
         document["signal"] = ended.signal
     if ended.artifacts:
         document["artifacts"] = [
-            {"path": a.path, "size": len(a.content), "content": base64.b64encode(a.content).decode()}
+            {"path": a.path, "size": len(a.content), "content": await pieces.base64_of(a.content)}
             for a in ended.artifacts
         ]
     if ended.artifacts_omitted:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import orjson
 import zstandard
 
+from sandbox import pieces
 from sandbox.nouns import MIB
 from sandbox.store.database import Database, Unavailable, statements
 
@@ -101,9 +102,11 @@ class Runs:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def save(self, run: str, owner: Owner, created_at: datetime, document: dict[str, Any]) -> None:
+    async def save(self, run: str, owner: Owner, created_at: datetime, document: dict[str, Any]) -> None:
         """Keep a result; it can be found at once."""
-        body = zstandard.ZstdCompressor(level=1).compress(orjson.dumps(document))
+        text = await pieces.json(document)
+        compress = zstandard.ZstdCompressor(level=1).compress
+        body = compress(text) if len(text) <= pieces.PIECE else await asyncio.to_thread(compress, text)
         shown = {name: document[name] for name in ("ok", "exitCode", "reason", "lang", "usage", "createdAt")}
         self._unwritten[run] = Kept(run, owner, created_at, orjson.dumps(shown), body)
         self._unwritten_bytes += len(body)
@@ -118,12 +121,12 @@ class Runs:
         kept = self._unwritten.get(run)
         if kept is not None:
             is_theirs = (kept.owner.project, kept.owner.mode) == (owner.project, owner.mode)
-            return _document(kept.body) if is_theirs and owner.may_see(kept.owner.customer) else None
+            return await _document(kept.body) if is_theirs and owner.may_see(kept.owner.customer) else None
         async with self._database.connection() as connection:
             row = await connection.fetchrow(_SQL["find"], run, owner.project, owner.mode, self._oldest())
         if row is None or not owner.may_see(row["customer"]):
             return None
-        return _document(row["result"])
+        return await _document(row["result"])
 
     def has_unwritten(self, run: str, owner: Owner) -> bool:
         """True for a result of the owner's that is here and will be in the database in a moment."""
@@ -209,6 +212,8 @@ class Runs:
             await asyncio.sleep(_SWEEP_S)
 
 
-def _document(body: bytes) -> dict[str, Any]:
-    document: dict[str, Any] = orjson.loads(zstandard.ZstdDecompressor().decompress(body))
+async def _document(body: bytes) -> dict[str, Any]:
+    decompress = zstandard.ZstdDecompressor().decompress
+    text = decompress(body) if len(body) <= pieces.PIECE else await asyncio.to_thread(decompress, body)
+    document: dict[str, Any] = orjson.loads(text)
     return document
