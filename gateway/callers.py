@@ -12,14 +12,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from gateway.auth.access import refusal
-from gateway.auth.extract import Absent, Credential, extract
-from gateway.auth.strangers import network_of
+from gateway.auth.extract import Absent, extract
 from gateway.bearers import bearer_of, is_token
 from gateway.context import RETRY_SOON, Gateway, Refusal
-from gateway.limits.plan import Plan, make_plan
 from gateway.memory import Caller, SharedBlock
-from gateway.metering.metering import fixed_meters, metering_of
 from gateway.metrics import Admission
+from gateway.plans import plan_for_address, plan_of
+from gateway.principals import authenticate, customer_of, refusal_of
 from gateway.proxy.cors import ANSWER_FIELDS, permission, preflight, wanted_method
 from gateway.proxy.headers import asks_for_websocket, safe_value, to_upstream, without
 from gateway.proxy.shape import Shape
@@ -27,7 +26,7 @@ from gateway.store.credentials import UNAVAILABLE
 from gateway.store.nouns import Customer, Principal, Route, Tier
 from gateway.store.snapshot import Unavailable
 from ledger import problems
-from ledger.keys import KeyKind, hash_key, is_well_formed
+from ledger.keys import hash_key, is_well_formed
 from ledger.restrictions import is_address_allowed
 from ledger.specs import AuthMode
 
@@ -35,14 +34,6 @@ if TYPE_CHECKING:
     from gateway.exchange import Exchange
     from gateway.http1.fields import Fields
 
-_CHALLENGE: Final = b'WWW-Authenticate: Bearer realm="tollgate"\r\n'
-_BAD_CHALLENGE: Final = b'WWW-Authenticate: Bearer realm="tollgate", error="invalid_token"\r\n'
-_WANTED: Final = {
-    AuthMode.JWT: "Send a token: Authorization: Bearer <JWT>.",
-    AuthMode.KEY_OR_JWT: "Send an API key or a token (JWT): Authorization: Bearer <key or token>.",
-}
-_MAX_EXTERNAL_ID: Final = 200
-_MOST_ADDRESSES: Final = 16_384
 _NAMING_A_USER: Final = (b"x-user-id", b"x-user-plan")
 
 
@@ -84,7 +75,7 @@ def recall(gw: Gateway, ex: Exchange) -> Caller | None:
         return None
     customer = principal.customer
     tier = customer.tier if customer is not None else None
-    plan = _plan(
+    plan = plan_of(
         gw,
         known.generation,
         route,
@@ -236,9 +227,9 @@ async def identify(gw: Gateway, ex: Exchange, route: Route, generation: int) -> 
         carried_by = next((name for name, value, _ in ex.fields.items if is_well_formed(value.split(b" ")[-1])), b"")
     is_websocket = route.spec.websocket and asks_for_websocket(ex.line, ex.fields)
     if route.spec.requests_per_minute_per_ip is None:
-        plan = _plan(gw, generation, route, mode, principal, customer, tier, now, is_websocket=is_websocket)
+        plan = plan_of(gw, generation, route, mode, principal, customer, tier, now, is_websocket=is_websocket)
     else:
-        plan = _plan_for_address(gw, generation, route, ex, now, is_websocket=is_websocket)
+        plan = plan_for_address(gw, generation, route, ex, now, is_websocket=is_websocket)
     good_until = float(plan.period_end)
     if expires_at is not None:
         good_until = min(good_until, expires_at)
@@ -290,77 +281,6 @@ def _shape(route: Route, fields: Fields) -> Shape | None:
     return shape
 
 
-def refusal_of(absent: Absent, auth: AuthMode = AuthMode.KEY) -> Refusal:
-    """The answer to a request without exactly one credential."""
-    if absent is Absent.CONFLICT:
-        return Refusal(problems.CONFLICTING_CREDENTIALS, _BAD_CHALLENGE)
-    return Refusal(problems.NO_CREDENTIAL, _CHALLENGE, detail=_WANTED.get(auth))
-
-
-async def authenticate(gw: Gateway, ex: Exchange, credential: Credential, route: Route | None) -> Principal | Refusal:
-    """The principal behind a credential, if it may do what the request asks."""
-    key_hash = hash_key(credential.text)
-    principal = gw.snapshot.known(key_hash)
-    if principal is None:
-        if not is_well_formed(credential.text) or gw.snapshot.is_known_unknown(key_hash):
-            return Refusal(problems.BAD_CREDENTIAL, _BAD_CHALLENGE)
-        address = ex.client.sender(ex.fields).address
-        wait_s = gw.strangers.wait_s(address, gw.clock.now)
-        if wait_s:
-            return Refusal(
-                problems.TOO_MANY_UNKNOWN_KEYS, b"Retry-After: %d\r\n" % wait_s, Admission.RATE_LIMITED, None, "ip"
-            )
-        try:
-            principal = await gw.snapshot.principal(key_hash)
-        except Unavailable:
-            return Refusal(problems.AUTH_UNAVAILABLE, RETRY_SOON, Admission.UNAVAILABLE)
-        if principal is None:
-            gw.strangers.failed(address, gw.clock.now)
-            return Refusal(problems.BAD_CREDENTIAL, _BAD_CHALLENGE)
-    problem = refusal(principal, route, ex.line.method, ex.fields, ex.client.sender(ex.fields).address, ex.at_ms / 1000)
-    if problem is None:
-        return principal
-    if problem.status == 401:
-        return Refusal(problem, _BAD_CHALLENGE)
-    return Refusal(problem, b"", Admission.FORBIDDEN)
-
-
-async def customer_of(
-    gw: Gateway, ex: Exchange, principal: Principal | None
-) -> tuple[Customer | None, Tier | None] | Refusal:
-    """Whom a request is counted for, and under which tier.
-
-    A customer key speaks for its customer. A secret key may name an end user (X-User-Id) and a plan (X-User-Plan); what
-    any other caller writes there is ignored.
-    """
-    if principal is None:
-        return None, None
-    if principal.customer is not None:
-        return principal.customer, principal.customer.tier
-    if principal.kind != KeyKind.SECRET:
-        return None, None
-    index = ex.fields.index
-    user, plan_name = index.get(b"x-user-id"), index.get(b"x-user-plan")
-    if user is None and plan_name is None:
-        return None, None
-    if b"x-user-id" in ex.fields.repeated or b"x-user-plan" in ex.fields.repeated:
-        return Refusal(problems.BAD_REQUEST, b"", Admission.FORBIDDEN, "X-User-Id and X-User-Plan may be given once.")
-    if user is None or not 0 < len(user) <= _MAX_EXTERNAL_ID or not user.isascii() or b" " in user or b"\t" in user:
-        detail = "X-User-Id is 1 to 200 visible ASCII characters, and X-User-Plan needs it."
-        return Refusal(problems.BAD_REQUEST, b"", Admission.FORBIDDEN, detail)
-    where = (principal.project_id, principal.mode, user.decode())
-    try:
-        customer = gw.snapshot.known_end_user(*where) or await gw.snapshot.end_user(*where)
-        tier = customer.tier
-        if plan_name is not None:
-            tier = await gw.snapshot.tier(principal.project_id, principal.mode, plan_name.decode("latin-1"))
-            if tier is None:
-                return Refusal(problems.TIER_UNKNOWN, b"", Admission.FORBIDDEN)
-    except Unavailable:
-        return Refusal(problems.AUTH_UNAVAILABLE, RETRY_SOON, Admission.UNAVAILABLE)
-    return customer, tier
-
-
 def is_as_it_was(gw: Gateway, caller: Caller) -> bool:
     """True if nothing that a caller's key and customer allow has changed since it was recognised. No I/O."""
     principal, customer = caller.plan.principal, caller.plan.customer
@@ -391,85 +311,8 @@ async def look_again(gw: Gateway, ex: Exchange, caller: Caller) -> Caller | None
         if who.problem.status == 503:
             raise Unavailable(who.problem.code)
         return None
-    plan = _plan(gw, generation, caller.route, was.mode, principal, *who, now, is_websocket=caller.is_websocket)
+    plan = plan_of(gw, generation, caller.route, was.mode, principal, *who, now, is_websocket=caller.is_websocket)
     return replace(caller, plan=plan, generation=generation)
-
-
-def plan_at(gw: Gateway, caller: Caller, now: float) -> Plan:
-    """The plan of a caller at a later moment (Unix seconds), when its quota period may be another."""
-    plan = caller.plan
-    assert plan.route is not None
-    who = (plan.principal, plan.customer, plan.tier)
-    return _plan(gw, plan.generation, plan.route, plan.mode, *who, now, is_websocket=caller.is_websocket)
-
-
-def _plan(
-    gw: Gateway,
-    generation: int,
-    route: Route,
-    mode: str,
-    principal: Principal | None,
-    customer: Customer | None,
-    tier: Tier | None,
-    now: float,
-    *,
-    is_websocket: bool,
-) -> Plan:
-    """The remembered plan of (key, customer, tier, route), or a new one."""
-    holder: Customer | Principal | Route = customer or principal or route
-    key = (principal.key_id if principal else None, tier.id if tier else None, route.id, is_websocket)
-    plan: Plan | None = holder.plans.get(key)
-    if (
-        plan is None
-        or plan.route is not route
-        or plan.principal is not principal
-        or plan.tier is not tier
-        or plan.period_end <= now
-    ):
-        plan = make_plan(
-            generation=generation,
-            project_id=route.project_id,
-            mode=mode,
-            principal=principal,
-            customer=customer,
-            tier=tier,
-            route=route,
-            meters=fixed_meters(route.spec),
-            metering=metering_of(route.spec, tier.quotas if tier else {}, is_websocket=is_websocket),
-            now=now,
-            shards=gw.shards,
-            gateway=gw.name,
-        )
-        holder.plans[key] = plan
-    return plan
-
-
-def _plan_for_address(
-    gw: Gateway, generation: int, route: Route, ex: Exchange, now: float, *, is_websocket: bool
-) -> Plan:
-    """The plan of anybody at one address on a route without authentication."""
-    address = network_of(ex.client.sender(ex.fields).address)
-    plan: Plan | None = route.plans.get((address, is_websocket))
-    if plan is None or plan.period_end <= now:
-        plan = make_plan(
-            generation=generation,
-            project_id=route.project_id,
-            mode="live",
-            principal=None,
-            customer=None,
-            tier=None,
-            route=route,
-            meters=fixed_meters(route.spec),
-            metering=metering_of(route.spec, {}, is_websocket=is_websocket),
-            now=now,
-            shards=gw.shards,
-            gateway=gw.name,
-            address=address,
-        )
-        if len(route.plans) >= _MOST_ADDRESSES:  # they are made again when needed; what counts is in Redis
-            route.plans.clear()
-        route.plans[address, is_websocket] = plan
-    return plan
 
 
 def _no_route(gw: Gateway, allowed: frozenset[bytes] | None) -> Refusal:

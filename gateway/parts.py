@@ -18,7 +18,6 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
-from gateway.callers import plan_at
 from gateway.exchange import LimitReached
 from gateway.gate import POLICY_VIOLATION, WebSocketGate
 from gateway.limits.decide import UNKNOWN
@@ -26,6 +25,7 @@ from gateway.limits.renewal import Part, Share
 from gateway.metering.count import NO_FLOW, Flow, flow_as_json, flow_of
 from gateway.metering.event import part_event_of
 from gateway.metering.metering import as_json, measured, so_far
+from gateway.plans import plan_at
 from ledger.events import Outcome
 from ledger.ids import part_id
 

@@ -22,7 +22,6 @@ import orjson
 
 from gateway.auth.extract import Absent, extract, query_values
 from gateway.bearers import bearer_of, is_token
-from gateway.callers import authenticate, customer_of, refusal_of
 from gateway.context import RETRY_SOON, Gateway, Refusal
 from gateway.exchange import BodyTooLarge, suspend
 from gateway.limits.decide import ADMITTED, COUNTED_BEFORE, UNKNOWN, denial_of, limit_headers, upgrade_at
@@ -30,6 +29,7 @@ from gateway.limits.plan import Plan, make_plan
 from gateway.metering.event import event_of
 from gateway.metrics import Admission
 from gateway.pipeline import answer, refuse, serve
+from gateway.principals import authenticate, customer_of, refusal_of
 from gateway.proxy.collector import collect
 from gateway.relay import belongs_to_admin, relay
 from gateway.store.redis import encode

@@ -13,8 +13,8 @@ import pytest
 import redis.asyncio
 
 from gateway import parts as parts_module
-from gateway.callers import plan_at
 from gateway.exchange import Exchange
+from gateway.plans import plan_at
 from ledger.events import Outcome, decode
 from ledger.ids import part_id
 from ledger.sweep import orphan_of
