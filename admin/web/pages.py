@@ -24,6 +24,7 @@ from admin.web import (
     trial,
     usage,
     webhooks,
+    what_if,
 )
 from admin.web.live import Live
 from admin.web.nav import nav
@@ -41,6 +42,7 @@ PAGES: Final[tuple[Page, ...]] = (
     *trial.PAGES,
     *customers.PAGES,
     *usage.PAGES,
+    *what_if.PAGES,
     *team.PAGES,
     *audit.PAGES,
     *webhooks.PAGES,
