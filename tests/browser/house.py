@@ -107,12 +107,18 @@ class House:
 
     def sign_in_as(self, page: Page, email: str) -> None:
         """As anybody, by the mail at /dev/mail."""
-        with ThreadPoolExecutor(1) as pool:  # this thread runs Playwright's own loop
-            pool.submit(asyncio.run, self._forget_attempts()).result()
+        self.forget_attempts()
         page.goto(f"{self.url}/login")
         page.get_by_label("E-mail address").fill(email)
         page.get_by_role("button", name="Send me a link").click()
         page.wait_for_url("**/login")
+        self.open_mail(page, email)
+        page.locator("article").first.get_by_role("link", name="Open the link").click()
+        page.get_by_role("button", name="Sign in").click()
+        page.wait_for_load_state()
+
+    def open_mail(self, page: Page, email: str) -> None:
+        """/dev/mail, once the newest letter there is a sign-in link for this address."""
         for _ in range(100):
             page.goto(f"{self.url}/dev/mail")
             first = page.locator("article").first
@@ -121,11 +127,14 @@ class House:
                 and email in first.inner_text()
                 and first.get_by_role("link", name="Open the link").count()
             ):
-                first.get_by_role("link", name="Open the link").click()
-                break
+                return
             page.wait_for_timeout(100)
-        page.get_by_role("button", name="Sign in").click()
-        page.wait_for_load_state()
+        raise AssertionError(f"no mail for {email}")
+
+    def forget_attempts(self) -> None:
+        """Let this machine ask for links again."""
+        with ThreadPoolExecutor(1) as pool:  # this thread runs Playwright's own loop
+            pool.submit(asyncio.run, self._forget_attempts()).result()
 
     def call(self, path: str, key: str, method: str = "GET", body: Any = None, **headers: str) -> tuple[int, str]:
         """A request through the gateway."""
