@@ -108,11 +108,11 @@ async def days(connection: asyncpg.Connection, scope: Scope, meter: str, start: 
 async def shares(
     connection: asyncpg.Connection, scope: Scope, by: By, meter: str, start: datetime, end: datetime, limit: int = 10
 ) -> list[Share]:
-    """Who or what used most of a meter."""
+    """Who or what used most of a meter; nobody who used none."""
     rows = await connection.fetch(
         _SQL[f"by_{by}"], scope.project_id, scope.mode, meter, start.date(), end.date(), limit
     )
-    return [Share(**row) for row in rows]
+    return [Share(**row) for row in rows if row["quantity"]]
 
 
 async def meters(connection: asyncpg.Connection, scope: Scope, since: datetime) -> list[str]:

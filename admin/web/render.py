@@ -172,9 +172,9 @@ def money(minor: int | None, currency: str = "usd", otherwise: str = "–") -> s
     if minor is None:
         return otherwise
     digits = _MINOR_DIGITS.get(currency, 2)
-    amount = f"{Decimal(minor).scaleb(-digits):,.{digits}f}"
-    sign = _SIGNS.get(currency)
-    return f"{sign}{amount}" if sign else f"{amount} {currency.upper()}"
+    amount = f"{abs(Decimal(minor).scaleb(-digits)):,.{digits}f}"
+    sign, minus = _SIGNS.get(currency), "-" if minor < 0 else ""
+    return f"{minus}{sign}{amount}" if sign else f"{minus}{amount} {currency.upper()}"
 
 
 def data(value: Any) -> str:

@@ -100,7 +100,7 @@ def _told(
     if number == 1:
         who = [f"customer {result['user']}"] if result["user"] else []
         who += [f"tier {event['tier']}"] if event is not None and event["tier"] else []
-        return name, ", ".join(["a key of a minute" if result["has_key"] else "nobody is asked", *who])
+        return name, ", ".join(["a key made for this" if result["has_key"] else "nobody is asked", *who])
     if number == 2:
         left = {header.lower(): value for header, value in result["headers"].items()}.get("ratelimit", "")
         return name, _left(left) or "no limit holds here"

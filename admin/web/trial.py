@@ -125,13 +125,21 @@ async def _send(origin: str, method: str, path: str, headers: dict[str, str], bo
                 "took_ms": (time.perf_counter() - began) * 1000,
                 "headers": {name: value for name, value in response.headers.items() if name.lower() in _SHOWN},
                 "request_id": response.headers.get("X-Request-Id"),
-                "body": text.decode("utf-8", "replace").replace("\0", "�"),
+                "body": _readable(text),
                 "is_cut": len(text) == _MOST,
                 "error": "",
             }
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
         reason = "no answer within 10 s" if isinstance(error, TimeoutError) else f"no answer ({type(error).__name__})"
         return {"status": None, "took_ms": (time.perf_counter() - began) * 1000, "error": reason}
+
+
+def _readable(body: bytes) -> str:
+    """The body as text; JSON with its lines."""
+    try:
+        return orjson.dumps(orjson.loads(body), option=orjson.OPT_INDENT_2).decode()
+    except orjson.JSONDecodeError:
+        return body.decode("utf-8", "replace").replace("\0", "�")
 
 
 async def _event(connection: asyncpg.Connection, project_id: str, request_id: str | None) -> dict[str, Any] | None:

@@ -28,7 +28,7 @@ def test_a_request_that_went_through() -> None:
     matched, known, within, forwarded, counted = steps("weather", answered(RateLimit=limits), EVENT)
     assert {step.state for step in (matched, known, within, forwarded, counted)} == {State.DONE}
     assert (matched.title, matched.detail) == ("Route matched", "weather")
-    assert known.detail == "a key of a minute, customer ada, tier Free"
+    assert known.detail == "a key made for this, customer ada, tier Free"
     assert within.detail == "59 left of minute, 9,998 left of requests"
     assert forwarded.detail == "answer 200 after 3.0 ms; the upstream took 1.5 ms"
     assert counted.detail == "requests: 1; outcome completed"
