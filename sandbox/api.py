@@ -1,14 +1,17 @@
 """The API of PRODUCT's code runner, over HTTP:
 
-    POST   /api/run             run, answer with the result            Idempotency-Key is honoured
+    POST   /api/run             run, answer with the result
     POST   /api/run/stream      the same as server-sent events: start, stdout, stderr, end
     GET    /api/run/{id}        a result (seven days), or {id, status} while it is queued or running
     DELETE /api/run/{id}        stop it
     GET    /api/runs            newest first: limit 1 to 100, cursor
 
+Both ways to run honour an Idempotency-Key.
+
 Who asks is told by the gateway in X-Tollgate-Project, -Mode, -Customer and -Key-Kind, which clients cannot send through
 it; X-Tollgate-Secret proves that it is the gateway. What a run used is in the reply's `usage`, and, where the reply is
-not streamed, in X-Usage-Runs, X-Usage-Cpu-Ms and X-Usage-Mem-Mb-S too, which are 0 for a reply given again.
+not streamed, in X-Usage-Runs, X-Usage-Cpu-Ms and X-Usage-Mem-Mb-S too, which are 0 for a reply given again (as is the usage
+in the last event of a stream given again).
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from aiohttp import web
 from sandbox import pieces, problems
 from sandbox.nouns import Stream
 from sandbox.problems import Refused
-from sandbox.request import Ceilings, invalid, read
+from sandbox.request import Ceilings, RunRequest, invalid, read
 from sandbox.runner import Live, Runner
 from sandbox.store.database import Unavailable
 from sandbox.store.nodes import FIND, LIVE, MOST_LIVE, STOP, Nodes, Silent
@@ -38,6 +41,7 @@ _HEARTBEAT_S: Final = 15.0
 _RETRY_S: Final = 1
 _OPEN: Final = ("/health", "/ready")
 _ENDED: Final = "ended"
+_NONE: Final = {"runs": 0, "cpuMs": 0, "memMBs": 0}
 _WRITTEN_S: Final = 3.0
 """Longest wait for a result that another node is about to write."""
 
@@ -110,23 +114,22 @@ class Api:
         owner = owner_of(request)
         body = await _body(request)
         wanted = read(body, self._ceilings)
-        key = request.headers.get("Idempotency-Key")
-        run = new_id()
-        if key is None:
-            return await _answer(await self._runner.finish(self._runner.start(run, owner, wanted)))
-        if not 1 <= len(key) <= 255 or not key.isascii() or not key.isprintable():
-            raise invalid(("Idempotency-Key", "must be 1 to 255 printable ASCII characters"))
-        known = await self._replayed(owner, key, body, run)
-        if known is not None:
-            return known
+        key, run = _key(request), new_id()
+        if key is not None and (known := await self._replayed(owner, key, body, run)) is not None:
+            return await _answer(known, is_replay=True)
         try:
             return await _answer(await self._runner.finish(self._runner.start(run, owner, wanted)))
         except Refused:
-            await self._runs.unclaim(owner, key, run)
+            await self._give_back(owner, key, run)
             raise
 
-    async def _replayed(self, owner: Owner, key: str, body: bytes, run: str) -> web.Response | None:
-        """The answer to a request that was made before; None where this one is the first. Raises Refused."""
+    async def _give_back(self, owner: Owner, key: str | None, run: str) -> None:
+        """Nothing was run: whoever comes with the same Idempotency-Key may try again."""
+        if key is not None:
+            await self._runs.unclaim(owner, key, run)
+
+    async def _replayed(self, owner: Owner, key: str, body: bytes, run: str) -> dict[str, Any] | None:
+        """The result of a request that was made before; None where this one is the first. Raises Refused."""
         digest = hashlib.sha256(body).digest()
         claim = await self._runs.claim(owner, key, digest, run)
         if claim.is_new:
@@ -136,10 +139,10 @@ class Api:
         live = self._runner.find(claim.run, owner)
         if live is not None:
             assert live.done is not None
-            return await _answer(await asyncio.shield(live.done), is_replay=True)
+            return await asyncio.shield(live.done)
         document = await self._kept(claim.run, owner)
         if isinstance(document, dict):
-            return await _answer(document, is_replay=True)
+            return document
         if document is None and claim.is_abandoned:
             await self._runs.unclaim(owner, key, claim.run)
             return await self._replayed(owner, key, body, run)
@@ -147,9 +150,23 @@ class Api:
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         owner = owner_of(request)
-        wanted = read(await _body(request), self._ceilings)
+        body = await _body(request)
+        wanted = read(body, self._ceilings)
+        key, run = _key(request), new_id()
+        if key is not None and (known := await self._replayed(owner, key, body, run)) is not None:
+            return await _stream_again(request, known)
+        try:
+            return await self._streamed(request, run, owner, wanted, key)
+        except Refused:
+            await self._give_back(owner, key, run)
+            raise
+
+    async def _streamed(
+        self, request: web.Request, run: str, owner: Owner, wanted: RunRequest, key: str | None
+    ) -> web.StreamResponse:
+        """A run's events. Raises Refused as long as none was sent."""
         output: asyncio.Queue[tuple[Stream, bytes]] = asyncio.Queue()  # bounded by maxOutputBytes
-        live = self._runner.start(new_id(), owner, wanted, lambda stream, data: output.put_nowait((stream, data)))
+        live = self._runner.start(run, owner, wanted, lambda stream, data: output.put_nowait((stream, data)))
         finished = asyncio.ensure_future(self._runner.finish(live))
         try:
             response = await self._started(request, live, output, finished)
@@ -157,7 +174,9 @@ class Api:
             try:
                 await _event(response, "end", finished.result())
             except Refused as refused:
-                await _event(response, "error", {"code": refused.problem.code, "message": refused.detail})
+                await self._give_back(owner, key, run)
+                told = {"code": refused.problem.code, "message": refused.detail, "usage": _NONE}
+                await _event(response, "error", told)
             await response.write_eof()
         finally:
             if not finished.done():
@@ -177,11 +196,7 @@ class Api:
             await asyncio.wait((finished,), timeout=0.05)
         if finished.done():
             finished.result()
-        headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        response = web.StreamResponse(headers=headers)
-        await response.prepare(request)
-        await _event(response, "start", {"id": live.id})
-        return response
+        return await _begun(request, live.id)
 
     async def get(self, request: web.Request) -> web.Response:
         owner, run = owner_of(request), request.match_info["id"]
@@ -267,6 +282,34 @@ def usage_headers(document: dict[str, Any], *, is_replay: bool = False) -> dict[
     usage = document["usage"]
     runs, cpu_ms, mem_mb_s = (0, 0, 0) if is_replay else (1, usage["cpuMs"], usage["memMBs"])
     return {"X-Usage-Runs": str(runs), "X-Usage-Cpu-Ms": str(cpu_ms), "X-Usage-Mem-Mb-S": str(mem_mb_s)}
+
+
+def _key(request: web.Request) -> str | None:
+    """The request's Idempotency-Key. Raises Refused."""
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and (not 1 <= len(key) <= 255 or not key.isascii() or not key.isprintable()):
+        raise invalid(("Idempotency-Key", "must be 1 to 255 printable ASCII characters"))
+    return key
+
+
+async def _begun(request: web.Request, run: str, **more: str) -> web.StreamResponse:
+    """The head of a stream, and its first event."""
+    headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no", **more}
+    response = web.StreamResponse(headers=headers)
+    await response.prepare(request)
+    await _event(response, "start", {"id": run})
+    return response
+
+
+async def _stream_again(request: web.Request, document: dict[str, Any]) -> web.StreamResponse:
+    """The events of a run that was made before. Its last one says that it costs nothing: meters read that."""
+    response = await _begun(request, document["id"], **{"Idempotent-Replayed": "true"})
+    for stream in Stream:
+        if document[stream]:
+            await _event(response, stream, {"text": document[stream]})
+    await _event(response, "end", {**document, "usage": {**document["usage"], **_NONE}})
+    await response.write_eof()
+    return response
 
 
 async def _body(request: web.Request) -> bytes:

@@ -159,6 +159,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         metrics_url = await _listen(closing, _metrics_app(registry), ours.host, ours.metrics_port)
         secret = ours.secret.get_secret_value() if ours.secret is not None else None
         app = web.Application(middlewares=[guard(secret)], client_max_size=ours.max_body_bytes)
+        app.on_response_prepare.append(_without_server)
         nodes = Nodes(database, name_of(socket.gethostname(), _where(ours)), (secret or "").encode())
         api = Api(runner, runs, ceilings, nodes)
         api.add_to(app)
@@ -238,6 +239,11 @@ def _metrics_app(registry: CollectorRegistry) -> web.Application:
     app.router.add_get("/metrics", exposition)
     app.router.add_get("/health", _health)
     return app
+
+
+async def _without_server(_: web.Request, response: web.StreamResponse) -> None:
+    """What this is made of is nobody's business."""
+    response.headers.popall("Server", None)
 
 
 async def _health(_: web.Request) -> web.Response:

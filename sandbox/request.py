@@ -160,7 +160,7 @@ def understand(document: dict[str, Any], ceilings: Ceilings) -> RunRequest:
     """The same from a JSON object. Raises Refused."""
     faults: list[tuple[str, str]] = []
     try:
-        run = _Run.model_validate(document)
+        run = _Run.model_validate(_without_nulls(document))
     except ValidationError as error:
         raise invalid(*(_fault(detail) for detail in error.errors(include_url=False, include_input=False))) from None
     languages = {language.value for language in Language}
@@ -224,6 +224,14 @@ def understand(document: dict[str, Any], ceilings: Ceilings) -> RunRequest:
     )
 
 
+def _without_nulls(document: dict[str, Any]) -> dict[str, Any]:
+    """A field that is null is one that is not there, as many clients write it; in the policy too."""
+    found = {name: value for name, value in document.items() if value is not None}
+    if isinstance(policy := found.get("policy"), dict):
+        found["policy"] = {name: value for name, value in policy.items() if value is not None}
+    return found
+
+
 def invalid(*faults: tuple[str, str]) -> Refused:
     """A refusal that names fields and what is wrong with each."""
     detail = "; ".join(f"{field}: {message}" for field, message in faults[:5])
@@ -243,13 +251,30 @@ def _clashes(paths: list[str]) -> list[tuple[str, str]]:
     return faults
 
 
+_WORDS: Final[Mapping[str, str]] = {
+    "missing": "must be there",
+    "extra_forbidden": "is not a known field",
+    "model_type": "must be an object",
+    "dict_type": "must be an object",
+    "list_type": "must be a list",
+    "string_type": "must be text",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "bool_type": "must be true or false",
+    "greater_than_equal": "must be at least {ge}",
+    "too_short": "must hold at least {min_length}",
+    "too_long": "must hold at most {max_length}",
+    "string_too_short": "must not be empty",
+    "string_too_long": "must be at most {max_length} characters",
+    "string_unicode": "must be text without surrogates",
+}
+
+
 def _fault(detail: Any) -> tuple[str, str]:
     field = ".".join(str(part) for part in detail["loc"] if part != "[key]") or "body"
     if detail["type"] == "value_error" and field == "policy":
         field = "policy.allowedHosts" if "allowedHosts" in detail["msg"] else "policy.allowNet"
+    if (words := _WORDS.get(detail["type"])) is not None:
+        return field, words.format(**detail.get("ctx", {}))
     message = str(detail["msg"]).removeprefix("Value error, ")
-    if detail["type"] == "extra_forbidden":
-        message = "is not a known field"
-    if detail["type"] == "missing":
-        message = "must be there"
     return field, message[0].lower() + message[1:]

@@ -87,7 +87,7 @@ class Runner:
         if request.language not in self.backend.languages():
             raise invalid(("lang", f"{request.language} is not installed here"))
         if request.packages and (self._packages is None or not self._packages.has(request.language)):
-            raise invalid(("packages", f"for {request.language} are not available here"))
+            raise invalid(("packages", f"for {request.language} are not available here: no index is set"))
         size = len(request.stdin) + sum(len(file.content) for file in request.files)
         if self._held_bytes + size > MAX_HELD_BYTES:
             raise Refused(BUSY, retry_after_s=_RETRY_S)

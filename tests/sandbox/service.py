@@ -73,9 +73,10 @@ class Asker:
         status, document, _ = await self.ask("POST", "/api/run", body, **headers)
         return status, document
 
-    async def events(self, body: Any) -> AsyncIterator[tuple[str, Any]]:
+    async def events(self, body: Any, **headers: str) -> AsyncIterator[tuple[str, Any]]:
         """Server-sent events as they come."""
-        async with self.session.post(self.url + "/api/run/stream", json=body, headers=self.headers()) as response:
+        sent = self.headers(**headers)
+        async with self.session.post(self.url + "/api/run/stream", json=body, headers=sent) as response:
             assert response.status == 200, await response.text()
             name = ""
             async for line in response.content:

@@ -12,6 +12,9 @@ import asyncpg
 import pytest
 from multidict import CIMultiDict
 
+from sandbox.backends.base import Broken, Handle, Sink
+from sandbox.backends.jail.backend import JailBackend
+from sandbox.nouns import Ended, Job, Stream
 from tests.sandbox.service import Asker, service
 
 
@@ -196,6 +199,49 @@ async def test_an_idempotency_key_runs_once(asker: Asker) -> None:
     assert (status, problem["errors"][0]["field"]) == (400, "Idempotency-Key")
 
 
+async def test_a_stream_with_an_idempotency_key_runs_once_and_costs_once(asker: Asker) -> None:
+    body = code("import sys, random; print(random.random()); print('e', file=sys.stderr)")
+    first = [event async for event in asker.events(body, **{"Idempotency-Key": "s"})]
+    again = [event async for event in asker.events(body, **{"Idempotency-Key": "s"})]
+    assert [name for name, _ in again] == ["start", "stdout", "stderr", "end"]
+    assert again[0] == first[0]
+    ended, replayed = first[-1][1], again[-1][1]
+    assert again[1][1]["text"] == replayed["stdout"] == ended["stdout"]
+    assert (ended["usage"]["runs"], replayed["usage"]["runs"], replayed["usage"]["cpuMs"]) == (
+        1,
+        0,
+        0,
+    )  # what meters read
+    assert (await asker.run(body, **{"Idempotency-Key": "s"}))[1] == ended  # a plain request is the same request
+    status, problem, _ = await asker.ask("POST", "/api/run/stream", body, **{"Idempotency-Key": ""})
+    assert (status, problem["errors"][0]["field"]) == (400, "Idempotency-Key")
+
+
+async def test_a_stream_that_is_lost_costs_nothing_and_may_be_tried_again(
+    asker: Asker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, heard = JailBackend.run, asyncio.Event()
+
+    async def lost(backend: JailBackend, job: Job, handle: Handle, sink: Sink | None = None) -> Ended:
+        assert sink is not None
+        sink(Stream.STDOUT, b"begun")
+        await heard.wait()
+        raise Broken("its guest was lost")
+
+    monkeypatch.setattr(JailBackend, "run", lost)
+    async for name, data in asker.events(code("print(1)"), **{"Idempotency-Key": "l"}):  # noqa: B007
+        heard.set()
+    assert (name, data["code"], data["usage"]["runs"]) == ("error", "run_lost", 0)
+    monkeypatch.setattr(JailBackend, "run", run)
+    events = [event async for event in asker.events(code("print(1)"), **{"Idempotency-Key": "l"})]
+    assert (events[-1][0], events[-1][1]["stdout"]) == ("end", "1\n")
+
+
+async def test_answers_do_not_say_what_this_is_made_of(asker: Asker) -> None:
+    for path in ("/ready", "/api/runs", "/elsewhere"):
+        assert "Server" not in (await asker.ask("GET", path))[2]
+
+
 async def test_only_the_gateway_gets_in(asker: Asker) -> None:
     for secret in ("", "wrong", "bétween"):
         status, problem, headers = await replace(asker, secret=secret).ask("POST", "/api/run", code("print(1)"))
@@ -253,6 +299,21 @@ async def test_what_is_wrong_is_named(change: dict[str, Any], field: str) -> Non
         read(orjson.dumps(body), Ceilings(300_000, 2048, 10_000_000, 64, 64 << 20))
     assert refused.value.problem.status == 400
     assert field in [name for name, _ in refused.value.errors], refused.value.errors
+    words = " ".join(message for _, message in refused.value.errors)
+    assert "instance of" not in words  # names of ours
+    assert "input should" not in words
+
+
+def test_a_field_that_is_null_is_not_there() -> None:
+    import orjson
+
+    from sandbox.request import Ceilings, read
+
+    nulls = dict.fromkeys(("files", "entrypoint", "packages", "stdin", "args", "env", "policy", "userContext"))
+    ceilings = Ceilings(300_000, 2048, 10_000_000, 64, 64 << 20)
+    plain = read(orjson.dumps(code("print(1)")), ceilings)
+    assert read(orjson.dumps(code("print(1)") | nulls), ceilings) == plain
+    assert read(orjson.dumps(code("print(1)", policy={"timeoutMs": None, "allowNet": None})), ceilings) == plain
 
 
 @pytest.mark.parametrize(

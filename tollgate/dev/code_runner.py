@@ -14,6 +14,7 @@ UPSTREAM: Final = "sandbox"
 _READ_TIMEOUT_MS: Final = 330_000
 """Longer than the longest run and its wait for a turn."""
 _COMMON: Final[dict[str, Any]] = {"upstream": UPSTREAM, "strip_prefix": False, "scopes": ["run"]}
+_PER_ADDRESS: Final = {"requests_per_minute_per_ip": 120}
 _COUNTED: Final = _COMMON | {"on_upstream_failure": "free", "read_timeout_ms": _READ_TIMEOUT_MS}
 _BY_HEADER: Final = {
     "requests": 1,
@@ -50,7 +51,7 @@ def endpoint_routes() -> tuple[RouteSpec, ...]:
         _COMMON | {"name": "endpoints", "path": "/api/endpoints/*"},
         _COMMON | {"name": "endpoint-list", "path": "/api/endpoints"},
         call | {"name": "call", "path": "/e/*"},
-        call | {"name": "call-public", "path": "/e/open/*", "scopes": [], "auth": "none"},
+        call | {"name": "call-public", "path": "/e/open/*", "scopes": [], "auth": "none", **_PER_ADDRESS},
     )
 
 
