@@ -78,6 +78,7 @@ def unpack(files):
 def prepare():
     """What every program needs once, done before there is a job: no run waits for it, and clones of a zygote inherit it."""
     import _sitebuiltins  # what site is made of: exit(), help() and friends, without the rest of it
+    import atexit  # noqa: F401 - for the end
     import builtins
 
     here = os.path.dirname(os.__file__)

@@ -2,11 +2,14 @@
 
 Started by the broker, as root, with an empty environment: `python zygote.py FD`. It enters a mount namespace that holds
 what jails see and nothing of the machine, then waits on FD for messages `{uid, guest, workspace_bytes, small_bytes, masked}`
-with a guest's three descriptors and those of the files by which it joins its cgroup, and answers each with `{pid}`. The
-clone joins before all else, and ends where it cannot: so all that it ever starts is held. Its parent is the broker
-(CLONE_PARENT); it is PID 1 of its own pid namespace. Before it becomes a guest it gives up everything: root, for a user id
-of its own in a user namespace that maps nothing else; capabilities, also from the bounding set, over namespaces that belong
-to the machine's user namespace anyway; more user namespaces; new privileges; system calls outside the filter.
+with a guest's three descriptors and those of the files by which it joins its cgroup, and answers each with a pid in digits,
+or else with what went wrong. Messages are in marshal's form: the modules of JSON and sockets bring others with them, and
+what is here is copied for each guest.
+
+The clone joins its cgroup before all else, and ends where it cannot: so all that it ever starts is held. Its parent is the
+broker (CLONE_PARENT); it is PID 1 of its own pid namespace. Before it becomes a guest it gives up everything: root, for a
+user id of its own in a user namespace that maps nothing else; capabilities, also from the bounding set, over namespaces that
+belong to the machine's user namespace anyway; more user namespaces; new privileges; system calls outside the filter.
 
 Then the clone turns into a fresh interpreter (setup `command`), as bubblewrap's would. Without a command it goes on as the
 guest itself, which saves the interpreter's start, more than all the rest together; but such guests share this one's memory
@@ -14,14 +17,14 @@ layout and hash seed with each other. What a run does stays in its own copy eith
 """
 
 import _signal
+import _socket
 import array
 import ctypes
 import fcntl
 import gc
-import json
+import marshal
 import os
 import resource
-import socket
 import struct
 import sys
 
@@ -100,7 +103,7 @@ class Zygote:
         """Answer messages; returns the message in a clone, never in the zygote itself."""
         while True:
             numbers = array.array("i")
-            data, ancillary, _, _ = self.control.recvmsg(65_536, socket.CMSG_LEN(16 * numbers.itemsize))
+            data, ancillary, _, _ = self.control.recvmsg(65_536, _socket.CMSG_LEN(16 * numbers.itemsize))
             if not data:
                 os._exit(0)
             for _, _, payload in ancillary:
@@ -108,11 +111,10 @@ class Zygote:
             flags = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNET | CLONE_PARENT | SIGCHLD
             pid = libc.syscall(self.clone, ctypes.c_ulong(flags), 0, 0, 0, 0)
             if pid == 0:
-                return json.loads(data), list(numbers)
+                return marshal.loads(data), list(numbers)  # noqa: S302 - from the broker, which started us
             for number in numbers:
                 os.close(number)
-            answer = {"pid": pid} if pid > 0 else {"error": os.strerror(ctypes.get_errno())}
-            self.control.send(json.dumps(answer).encode())
+            self.control.send((str(pid) if pid > 0 else os.strerror(ctypes.get_errno())).encode())
 
     def become(self, message, descriptors):
         """In the clone: a jail of its own around itself, and nothing left to give up. Raises OSError."""
@@ -136,9 +138,10 @@ class Zygote:
         mount("tmpfs", "/workspace", "tmpfs", MS_NOSUID | MS_NODEV, size)
         mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, f"size={message['workspace_bytes']},mode=1777")
         mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, f"size={message['small_bytes']},mode=1777")
-        socket.sethostname("sandbox")
-        with socket.socket() as probe:
-            fcntl.ioctl(probe, 0x8914, struct.pack("16sh14x", b"lo", 1 | 64))  # SIOCSIFFLAGS: up, running
+        _socket.sethostname("sandbox")
+        probe = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
+        fcntl.ioctl(probe.fileno(), 0x8914, struct.pack("16sh14x", b"lo", 1 | 64))  # SIOCSIFFLAGS: up, running
+        probe.close()
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write("1000")
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -177,8 +180,8 @@ class Zygote:
 
 
 def main():
-    control = socket.socket(fileno=int(sys.argv[1]))
-    setup = json.loads(control.recv(65_536))
+    control = _socket.socket(fileno=int(sys.argv[1]))
+    setup = marshal.loads(control.recv(65_536))  # noqa: S302
     if setup["command"] is None:
         sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
         import guest
@@ -193,9 +196,9 @@ def main():
     try:
         zygote.enter()
     except OSError as error:  # such as a container's root, which may not mount
-        control.send(json.dumps({"error": str(error)}).encode())
+        control.send(str(error).encode())
         return
-    control.send(b'{"ready": true}')
+    control.send(b"0")
     message, descriptors = zygote.serve()
     try:
         zygote.become(message, descriptors)
