@@ -36,6 +36,7 @@ from admin.api import (
     members,
     projects,
     routes,
+    stripe_notices,
     tiers,
     upstreams,
     usage,
@@ -125,7 +126,12 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         closing.push_async_callback(store.close)
         await store.open()
         metrics_url = await _listen(closing, _metrics_app(registry), admin.host, admin.metrics_port)
-        url = await _listen(closing, _app(store, metrics, site_of(admin), admin.max_body_bytes), admin.host, admin.port)
+        url = await _listen(
+            closing,
+            _app(store, metrics, site_of(admin), admin.max_body_bytes, settings.stripe.signing_secrets),
+            admin.host,
+            admin.port,
+        )
         log.info("listening on %s, metrics on %s", url, metrics_url)
         offering = asyncio.create_task(_offer_claim(store, site_of(admin).origin), name="offer of the operator's role")
         closing.push_async_callback(_end, offering)
@@ -155,7 +161,9 @@ async def _end(task: asyncio.Task[None]) -> None:
     await asyncio.wait((task,))
 
 
-def _app(store: Store, metrics: AdminMetrics, site: Site, max_body_bytes: int) -> web.Application:
+def _app(
+    store: Store, metrics: AdminMetrics, site: Site, max_body_bytes: int, stripe_secrets: tuple[str, ...] = ()
+) -> web.Application:
     app = web.Application(client_max_size=max_body_bytes)
     for endpoint in ENDPOINTS:
         path = endpoint.path.replace("{id}", ID_PATTERN)
@@ -166,6 +174,9 @@ def _app(store: Store, metrics: AdminMetrics, site: Site, max_body_bytes: int) -
         if endpoint.is_browser_safe:
             app.router.add_route("OPTIONS", path, preflight(endpoint))
 
+    receive = stripe_notices.receiver(stripe_secrets, store, metrics)
+    for path in stripe_notices.PATHS:
+        app.router.add_post(path, receive)
     pages = add_pages(app, store, site)
     app.middlewares.append(observe.middleware(metrics, site, partial(error_page, pages)))
     document = describe(ENDPOINTS, auth.ENDPOINTS, site.origin)

@@ -26,3 +26,9 @@ class AdminMetrics:
         self.postgres_errors = Counter(
             "tollgate_postgres_errors_total", "Failed exchanges with PostgreSQL", registry=registry
         )
+        self.notices = Counter(
+            "tollgate_stripe_notices_total",
+            "Deliveries to the Stripe webhook, by outcome",
+            ["outcome"],
+            registry=registry,
+        )

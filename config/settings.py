@@ -286,6 +286,9 @@ class StripeSettings(_Section):
     api_url: str | None = Field(
         default=None, description="another Stripe than the real one, such as tollgate stripe-fake"
     )
+    webhook_secrets: SecretStr | None = Field(
+        default=None, description="secrets whsec_… of the webhook endpoints that Stripe calls here, commas between"
+    )
     requests_per_second: int = Field(default=20, ge=1, le=1_000, description="most calls a second, of each worker")
     concurrency: int = Field(default=8, ge=1, le=100, description="most calls at once, of each worker")
     send_interval_ms: Milliseconds = Field(default=2_000, description="how often usage that is due is looked for")
@@ -298,6 +301,12 @@ class StripeSettings(_Section):
             if not is_masked and not text.startswith((f"sk_{mode}_", f"rk_{mode}_")):
                 raise ValueError(f"{mode}_key is not a Stripe key of mode {mode}")
         return self
+
+    @property
+    def signing_secrets(self) -> tuple[str, ...]:
+        """Those that notices may be signed with; none: no notice is taken."""
+        text = "" if self.webhook_secrets is None else self.webhook_secrets.get_secret_value()
+        return tuple(filter(None, (part.strip() for part in text.split(","))))
 
     @property
     def keys(self) -> dict[str, str]:

@@ -100,6 +100,7 @@ KEY_SHOWN: Final = Problem(
 )
 
 # Who is it, may they
+FORGED: Final = Problem("forged", 400, "Not signed", "The signature is not that of this body.")
 NO_CREDENTIAL: Final = Problem(
     "no_credential", 401, "Authentication required", "Send an API key: Authorization: Bearer <key>, or X-API-Key."
 )

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 SEAL_S: Final = 15.0
 WATCH_S: Final = 30.0
 REPORTS_S: Final = 300.0
+NOTICES_S: Final = 2.0
 NIGHTLY_CHECK_S: Final = 900.0
 RECONCILE_S: Final = 3600.0
 """Longest statement of a reconciliation, which reads a month's events."""
@@ -84,6 +85,7 @@ async def keep_billing(
             tasks.create_task(_keep(seal_all, SEAL_S, postgres, stop), name="sealing")
             if door is not None:
                 from ledger.billing.deliver import Sender
+                from ledger.billing.reports import Reports
 
                 sender = Sender(
                     pool,
@@ -96,7 +98,9 @@ async def keep_billing(
                 interval_s = settings.stripe.send_interval_ms / 1000
                 tasks.create_task(_keep(sender.send_due, interval_s, postgres, stop), name="sending")
                 tasks.create_task(_keep(_none(sender.watch), WATCH_S, postgres, stop), name="watching entries")
-                tasks.create_task(_keep(_none(sender.take_reports), REPORTS_S, postgres, stop), name="error reports")
+                reports = Reports(pool, door, metrics)
+                tasks.create_task(_keep(reports.handle_notices, NOTICES_S, postgres, stop), name="notices of Stripe's")
+                tasks.create_task(_keep(_none(reports.ask), REPORTS_S, postgres, stop), name="error reports")
 
 
 def _none(work: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[int]]:

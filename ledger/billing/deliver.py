@@ -29,7 +29,6 @@ from itertools import combinations
 from typing import Any, Final
 
 import asyncpg
-import orjson
 
 from ledger import sql
 from ledger.billing.door import Door, Outcome, StripeUnavailable, Verdict
@@ -292,31 +291,3 @@ class Sender:
         self._metrics.oldest.set(oldest_s)
         if oldest_s > ALARM.total_seconds():
             log.error("usage of %d days ago is not billed yet; Stripe takes it for 35 days", oldest_s // 86_400)
-
-    async def take_reports(self) -> int:
-        """Ask for reports of accepted events that turned out wrong, once each; returns how many were new."""
-        taken = 0
-        for row in await self._pool.fetch(_SQL["accounts"], self._door.modes):
-            account = row["account"] or ""
-            known = {r["event_id"] for r in await self._pool.fetch(_SQL["known_reports"], account, row["mode"])}
-            try:
-                reports = await self._door.reports(row["mode"], row["account"], known.__contains__)
-            except StripeUnavailable as error:
-                log.info("reports of billing errors cannot be had now: %s", error)
-                continue
-            for report in reports:
-                async with self._pool.acquire() as connection, connection.transaction():
-                    payload = orjson.dumps(report.payload, default=str).decode()
-                    kept = await connection.fetchval(
-                        _SQL["keep_report"], report.event_id, account, row["mode"], report.kind, report.errors, payload
-                    )
-                    if kept is None:
-                        continue
-                    codes = list(report.rejected.values())
-                    done = await connection.execute(_SQL["reject"], list(report.rejected), codes)
-                    taken += 1
-                log.error(
-                    "Stripe reports %d events that do not count: %s (%s)", report.errors, sorted(set(codes)), done
-                )
-                self._metrics.rejected.inc(report.errors)
-        return taken

@@ -62,21 +62,3 @@ SELECT
     (SELECT count(*) FROM billing_entries WHERE state = 'dead') AS dead,
     (SELECT min(starts_at) FROM billing_entries WHERE state = 'due') AS oldest,
     (SELECT count(*) FROM billing_slots WHERE is_pending) AS pending;
-
--- name: accounts
-SELECT DISTINCT mode, account FROM stripe_accounts WHERE mode = ANY($1);
-
--- name: known_reports
-SELECT event_id FROM stripe_reports WHERE account = $1 AND mode = $2;
-
--- name: keep_report
-INSERT INTO stripe_reports (event_id, account, mode, kind, errors, payload) VALUES ($1, $2, $3, $4, $5, $6)
-ON CONFLICT DO NOTHING
-RETURNING event_id;
-
--- name: reject
--- Accepted, and found wrong afterwards; also one whose answer was lost, as Stripe knows its identifier by now all the same.
-UPDATE billing_entries e
-SET state = 'dead', reason = r.code, leased_until = NULL, leased_by = NULL
-FROM unnest($1::text[], $2::text[]) AS r (identifier, code)
-WHERE e.identifier = r.identifier AND e.state IN ('sent', 'due');

@@ -220,6 +220,13 @@ class Door:
                 return found
             ask = partial(client.raw_request_async, "get", following, **where)
 
+    async def report(self, mode: str, account: str | None, event_id: str) -> Report:
+        """One error report by its event's id. Raises StripeUnavailable, also where Stripe knows no such event."""
+        where: Any = {} if account is None else {"stripe_context": account}
+        path = f"/v2/core/events/{event_id}"
+        answer = await self._ask("reports", partial(self._client(mode).raw_request_async, "get", path, **where))
+        return report_of(event_id, answer.data)
+
     async def _meter(self, mode: str, account: str | None, event_name: str) -> str:
         """The id of the meter of an event name, remembered."""
         name = (mode, account, event_name)

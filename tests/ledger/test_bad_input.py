@@ -70,7 +70,7 @@ async def test_a_meter_that_stripe_does_not_know_is_reported(world: World, write
     await world.seal()
     await world.send_all()
     report_errors(world.fake.world, world.fake.world.half(PLATFORM, livemode=True))
-    assert await world.sender().take_reports() == 1
+    assert await world.reports().ask() == 1
     assert await world.reasons() == [("dead", "no_meter")]
 
 
@@ -90,7 +90,7 @@ async def test_a_customer_that_was_deleted_at_stripe_is_reported(world: World, w
     await world.seal()
     await world.send_all()
     report_errors(world.fake.world, world.fake.world.half(PLATFORM, livemode=True))
-    await world.sender().take_reports()
+    await world.reports().ask()
     assert sorted(await world.reasons()) == [("dead", "meter_event_customer_not_found"), ("sent", "accepted")]
 
 

@@ -178,7 +178,7 @@ class Delivery(RuleBasedStateMachine):
     def report(self) -> None:
         """What the worker asks for every few minutes."""
         report_errors(self.world.fake.world, self.half)
-        self.run(self.senders[0].take_reports())
+        self.run(self.world.reports().ask())
 
     # -- what holds
 

@@ -35,6 +35,11 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     stop.add_argument("meter")
     stop.add_argument("--until", metavar="MOMENT", required=True)
     status = actions.add_parser("status", help="what is billed, due, delivered and dead")
+    notices = actions.add_parser(
+        "notices", help="the last events that Stripe delivered to the webhook, of all projects"
+    )
+    notices.add_argument("--json", action="store_true", help="for programs")
+    add_target_options(notices)
     for action in (connect, disconnect, link, bill, stop, status):
         action.add_argument("--project", metavar="NAME", help="needed where there is more than one")
         action.add_argument("--mode", choices=["test", "live"], default="test", help="default: test")
@@ -56,6 +61,8 @@ async def _act(connection: asyncpg.Connection, args: argparse.Namespace) -> str:
     from ledger.specs import is_meter_name
     from tollgate.commands.keys import _project
 
+    if args.action == "notices":
+        return await _notices(connection, as_json=args.json)
     project = await _project(connection, args.project)
     half = (project.id, str(args.mode))
     where = f"{project.name} ({args.mode})"
@@ -102,6 +109,20 @@ async def _status(connection: asyncpg.Connection, half: tuple[str, str], *, as_j
     lines += [f"{'not sealed':12}{status['pending_slots']} slots, {status['pending_units']} units"]
     lines += [f"{'nobody':12}{status['unlinked_customers']} customers with usage have no Stripe customer"]
     return "\n".join(lines)
+
+
+async def _notices(connection: asyncpg.Connection, *, as_json: bool) -> str:
+    from ledger.billing.notices import newest
+
+    found = await newest(connection)
+    if as_json:
+        return json.dumps(found, default=str)
+    lines = [
+        f"{row['received_at']:%Y-%m-%d %H:%M:%S}  {row['state']:9}{row['mode']:5}{row['kind']}  {row['event_id']}"
+        + (f"  ({row['reason']})" if row["reason"] else "")
+        for row in found
+    ]
+    return "\n".join(lines) or "Stripe has delivered nothing."
 
 
 def _moment(text: str) -> datetime:

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from admin.api import auth
+from admin.api import auth, stripe_notices
 from admin.api.call import Endpoint
 from admin.app import ENDPOINTS, _app
 from admin.metrics import AdminMetrics
@@ -37,8 +37,9 @@ OPEN = {
     ("GET", "/openapi.json"),
     ("GET", "/static/{name}"),
     ("OPTIONS", "/api/tiers"),
+    *(("POST", path) for path in stripe_notices.PATHS),
 }
-"""What anybody may ask for."""
+"""What anybody may ask for; the last are for whoever signs as Stripe (tests/admin/api/test_stripe_notices.py)."""
 LIVE = ("GET", "/dashboard/live/{part}")
 """Walked by tests/admin/web/test_live.py."""
 TABLES = (

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
+import asyncpg
 import pytest
 
+from ledger.billing.notices import read, store
 from tests.admin.commands.conftest import Tollgate
 
 SHOP = """
@@ -33,6 +36,21 @@ def test_from_nothing_to_billed(run: Tollgate) -> None:
     assert run("billing", "link", "ada", "cus_S1").out == "ada of Shop (test) is cus_S1.\n"
     status = json.loads(run("billing", "status", "--json").out)
     assert (status["account"], [m["event_name"] for m in status["meters"]]) == ("platform", ["api"])
+
+
+def test_what_stripe_delivered_is_listed(tollgate: Tollgate, postgres_url: str) -> None:
+    assert tollgate("billing", "notices").out == "Stripe has delivered nothing.\n"
+
+    async def receive() -> None:
+        connection = await asyncpg.connect(postgres_url)
+        await store(connection, read(b'{"id": "evt_1", "type": "invoice.paid", "livemode": true}'))
+        await connection.close()
+
+    asyncio.run(receive())
+    line = tollgate("billing", "notices").out
+    assert line.endswith("ignored  live invoice.paid  evt_1  (nothing handles this kind yet)\n")
+    [found] = json.loads(tollgate("billing", "notices", "--json").out)
+    assert (found["event_id"], found["state"]) == ("evt_1", "ignored")
 
 
 @pytest.mark.parametrize(

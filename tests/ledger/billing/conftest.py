@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from ledger.billing.billed import connect_stripe, link_customer
 from ledger.billing.deliver import Sender
 from ledger.billing.door import Door
+from ledger.billing.reports import Reports
 from ledger.billing.seal import GRACE, seal
 from ledger.metrics import BillingMetrics
 from stripefake.app import Running, running
@@ -65,6 +66,9 @@ class World:
     def sender(self, name: str = "one", **options: Any) -> Sender:
         defaults: dict[str, Any] = {"per_second": 1000, "pause": lambda attempt, jitter: 0.0}
         return Sender(self.pool, self.door, self.metrics, name=name, now=lambda: self.now, **(defaults | options))
+
+    def reports(self) -> Reports:
+        return Reports(self.pool, self.door, self.metrics, now=lambda: self.now)
 
     async def seal(self) -> None:
         """Seal what is pending, as if nothing had come in since."""

@@ -299,9 +299,8 @@ async def test_reports_of_what_turned_out_wrong_put_the_entry_aside_once(world: 
     assert await world.count("sent") == 2
 
     report_errors(world.fake.world, world.fake.world.half("acct_fakeplatform", livemode=True))
-    sender = world.sender()
-    assert await sender.take_reports() == 1
-    assert await sender.take_reports() == 0
+    assert await world.reports().ask() == 1
+    assert await world.reports().ask() == 0
 
     assert sorted(await world.reasons()) == [("dead", "meter_event_customer_not_found"), ("sent", "accepted")]
     assert await world.pg.fetchval("SELECT errors FROM stripe_reports") == 1
@@ -326,8 +325,8 @@ async def test_many_reports_are_read_page_by_page_and_one_that_is_unreadable_sto
         event = {"id": f"evt_{number}", "object": "v2.core.event", "type": kind, "related_object": None, "data": data}
         half.of("v2.core.event")[f"evt_{number}"] = event
 
-    assert await world.sender().take_reports() == 230
-    assert await world.sender().take_reports() == 0
+    assert await world.reports().ask() == 230
+    assert await world.reports().ask() == 0
     assert await world.reasons() == [("dead", "no_meter")]
     assert await world.pg.fetchval("SELECT kind FROM stripe_reports WHERE event_id = 'evt_7'") == "unreadable"
 
@@ -395,7 +394,7 @@ async def test_a_report_about_an_entry_in_doubt_settles_it(world: World, writer:
     world.fault("drop_after", times=1)
     await world.sender().send_due()
     report_errors(world.fake.world, half)
-    assert await world.sender().take_reports() == 1
+    assert await world.reports().ask() == 1
     await world.send_all()
     assert await world.reasons() == [("dead", "meter_event_customer_not_found")]
     assert world.billed() == {}
