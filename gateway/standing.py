@@ -30,8 +30,8 @@ from gateway.store.snapshot import Unavailable
 
 if TYPE_CHECKING:
     from gateway.context import Gateway
+    from gateway.door import Connection
     from gateway.exchange import Exchange
-    from gateway.listener import ClientConnection
     from gateway.memory import Caller
 
 _log = logging.getLogger("gateway.standing")
@@ -48,7 +48,7 @@ _POLICY, _GOING_AWAY = 1008, 1001
 class Standing:
     """One process's watch over what is under way."""
 
-    def __init__(self, gateway: Gateway, connections: Collection[ClientConnection]) -> None:
+    def __init__(self, gateway: Gateway, connections: Collection[Connection]) -> None:
         self._gateway = gateway
         self._connections = connections
         self._seen = gateway.snapshot.generation

@@ -32,11 +32,12 @@ from gateway.auth.strangers import Strangers
 from gateway.auth.tokens import Tokens
 from gateway.clock import TICK, Clock
 from gateway.context import Gateway
+from gateway.door import Door
 from gateway.limits.caps import Caps
 from gateway.limits.census import Census
 from gateway.limits.limiter import SCRIPTS, Limiter
 from gateway.limits.report import Reporter, sign_of_life
-from gateway.listener import ClientConnection, Door
+from gateway.listener import ClientConnection
 from gateway.memory import Memory
 from gateway.metrics import Metrics
 from gateway.proxy.builtin import Sandbox, nodes_of

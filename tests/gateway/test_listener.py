@@ -281,7 +281,7 @@ async def test_a_client_that_never_takes_its_last_answer_does_not_stay_for_ever(
 async def test_a_client_that_takes_no_answer_at_all_does_not_stay_for_ever(
     stage: MakeStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.listener._LINGER_S", 0.1)
+    monkeypatch.setattr("gateway.reading._LINGER_S", 0.1)
     s = await stage(HELLO, idle_timeout_ms=150, head_timeout_ms=150)
     client = await s.client()
     client._reader._transport.pause_reading()  # type: ignore[attr-defined]
@@ -369,7 +369,7 @@ async def test_a_refusal_arrives_although_the_client_is_still_sending(stage: Mak
 
 
 async def test_one_who_goes_on_sending_is_cut_off_in_the_end(stage: MakeStage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.listener._LINGER_S", 0.1)
+    monkeypatch.setattr("gateway.reading._LINGER_S", 0.1)
     s = await stage(HELLO)
     client = await s.client()
     await client.send(request("/api/x", "nonsense", "Content-Length: 20000000", method="POST"))

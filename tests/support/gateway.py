@@ -22,9 +22,10 @@ from pydantic import SecretStr
 from admin.credentials import sealed
 from config.encryption import decode_keys, new_key
 from config.settings import GatewaySettings, Settings
+from gateway.door import Door
 from gateway.limits.census import Census
 from gateway.limits.report import Reporter
-from gateway.listener import ClientConnection, Door
+from gateway.listener import ClientConnection
 from gateway.standing import Standing
 from gateway.worker import build_door
 from ledger import ids, keys, names
