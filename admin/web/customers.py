@@ -7,9 +7,9 @@ from functools import partial
 from typing import Any, Final
 
 from admin.api.call import not_found
-from admin.api.resources import validated
+from admin.api.resources import etag, validated
 from admin.customers import rows
-from admin.nouns import Stored
+from admin.nouns import Stored, fields_of
 from admin.permissions import Permission
 from admin.tiers import rows as tiers
 from admin.web import figures
@@ -80,6 +80,7 @@ async def show(view: View) -> Answer:
             "tiers": await _tiers(view),
             "keys": await view.connection.fetch(_SQL["keys"], customer.id),
             "is_default": customer.spec.tier is None,
+            "etag": etag(fields_of(customer.spec)),
         },
     )
 
@@ -102,6 +103,7 @@ def _meters(used: dict[str, int], tier: TierSpec | None) -> list[dict[str, Any]]
 
 async def update(view: View) -> Answer:
     customer = await _found(view)
+    view.check_unchanged(fields_of(customer.spec))
     body = {"external_id": customer.spec.external_id, **_fields(view), "modes": [view.scope.mode]}
     await rows.update(view.connection, view.scope, customer, validated(CustomerSpec, body), actor=view.actor)
     return Redirect(f"/dashboard/customers/{customer.id}", "The customer is changed.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import asyncpg
 from aiohttp import web
@@ -12,6 +12,7 @@ from multidict import MultiDict, MultiDictProxy
 
 from admin.accounts.members import Membership
 from admin.accounts.sessions import Session
+from admin.api.resources import etag
 from admin.declare import Fault
 from admin.nouns import Scope
 from admin.permissions import Permission, is_allowed
@@ -19,6 +20,11 @@ from admin.site import Site
 from admin.web.remembered import Remembered
 from ledger.ids import PLATFORM_PROJECT_ID
 from ledger.vault import Vault
+
+CHANGED: Final = (
+    "Somebody changed this while you had it open, so nothing was saved. Reload to see what it is now, or save once more"
+    " to put yours in its place."
+)
 
 T = TypeVar("T")
 
@@ -108,6 +114,15 @@ class View:
     def lines(self, name: str) -> list[str]:
         """The words of a field that takes several, separated by spaces, commas or line ends."""
         return self.text(name).replace(",", " ").split()
+
+    def check_unchanged(self, fields: Mapping[str, Any]) -> None:
+        """Raises Wrong if the form was opened on something else than these fields: somebody has changed them since.
+
+        The form carries `etag` of what it showed; it comes back with that of now, so that sending it again is a choice.
+        """
+        given = self.text("etag")
+        if given and given != etag(dict(fields)):
+            raise Wrong(form=CHANGED)
 
     def on(self, connection: asyncpg.Connection, **changes: Any) -> View:
         """The same view on another connection."""

@@ -14,10 +14,10 @@ from typing import Any, Final
 import yaml
 
 from admin.api.call import Denied, not_found
-from admin.api.resources import validated
+from admin.api.resources import etag, validated
 from admin.declare import DeclarationError
 from admin.declare.source import read
-from admin.nouns import Stored
+from admin.nouns import Stored, fields_of
 from admin.permissions import Permission
 from admin.routes import rows
 from admin.upstreams import rows as upstreams
@@ -47,7 +47,10 @@ async def new(view: View) -> Answer:
     names = sorted(await upstreams.by_name(view.connection, view.scope))
     if not names:
         return Redirect("/dashboard/upstreams/new", "First an upstream: where requests shall go.")
-    return Html("route_form.html", {"route": None, "more": "", "upstreams": [(n, n) for n in names], "auths": AUTHS})
+    return Html(
+        "route_form.html",
+        {"route": None, "etag": None, "more": "", "upstreams": [(n, n) for n in names], "auths": AUTHS},
+    )
 
 
 async def create(view: View) -> Answer:
@@ -69,12 +72,19 @@ async def edit(view: View) -> Answer:
     more = _more(route.spec, _ROUTE_FIELDS)
     return Html(
         "route_form.html",
-        {"route": route, "more": more, "upstreams": [(name, name) for name in names], "auths": AUTHS},
+        {
+            "route": route,
+            "etag": etag(fields_of(route.spec)),
+            "more": more,
+            "upstreams": [(name, name) for name in names],
+            "auths": AUTHS,
+        },
     )
 
 
 async def update(view: View) -> Answer:
     route = await _route(view)
+    view.check_unchanged(fields_of(route.spec))
     spec = _checked(view, RouteSpec, {"name": route.spec.name, **_route_fields(view)})
     await rows.update(view.connection, view.scope, route, spec, actor=view.actor)
     return Redirect("/dashboard/routes", f"Route {spec.name} is changed. Gateways follow within a second.")
@@ -104,7 +114,7 @@ def _route_fields(view: View) -> dict[str, Any]:
 
 
 async def new_upstream(view: View) -> Answer:
-    return Html("upstream_form.html", {"upstream": None, "more": "", "targets": ""})
+    return Html("upstream_form.html", {"upstream": None, "etag": None, "more": "", "targets": ""})
 
 
 async def create_upstream(view: View) -> Answer:
@@ -125,11 +135,13 @@ async def edit_upstream(view: View) -> Answer:
     fields = upstream.spec.model_dump(mode="json", exclude_defaults=True)
     lines = [_target(target) for target in fields["targets"]]
     more = _more(upstream.spec, _UPSTREAM_FIELDS)
-    return Html("upstream_form.html", {"upstream": upstream, "more": more, "targets": "\n".join(lines)})
+    tag = etag(fields_of(upstream.spec))
+    return Html("upstream_form.html", {"upstream": upstream, "etag": tag, "more": more, "targets": "\n".join(lines)})
 
 
 async def update_upstream(view: View) -> Answer:
     upstream = await _upstream(view)
+    view.check_unchanged(fields_of(upstream.spec))
     spec = _checked(view, UpstreamSpec, {"name": upstream.spec.name, **_upstream_fields(view)})
     await upstreams.update(view.connection, view.scope, upstream, spec, actor=view.actor)
     return Redirect("/dashboard/routes", f"Upstream {spec.name} is changed. Gateways follow within a second.")

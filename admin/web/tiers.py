@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Final
 
 from admin.api.call import not_found
-from admin.api.resources import tried, validated
+from admin.api.resources import etag, tried, validated
 from admin.nouns import Stored, fields_of
 from admin.permissions import Permission
 from admin.tiers import rows
@@ -46,7 +46,10 @@ async def list_(view: View) -> Answer:
 
 
 async def new(view: View) -> Answer:
-    return Html("tier_form.html", {"tier": None, "quotas": _quota_rows(view, None), "features": "", "preview": None})
+    return Html(
+        "tier_form.html",
+        {"tier": None, "quotas": _quota_rows(view, None), "features": "", "preview": None, "etag": None},
+    )
 
 
 async def create(view: View) -> Answer:
@@ -69,12 +72,19 @@ async def edit(view: View) -> Answer:
 
 def _form(view: View, tier: Stored[TierSpec], preview: dict[str, Any] | None) -> dict[str, Any]:
     features = "\n".join(f"{_shown_name(name)}: {_shown(value)}" for name, value in tier.spec.features.items())
-    return {"tier": tier, "quotas": _quota_rows(view, tier), "features": features, "preview": preview}
+    return {
+        "tier": tier,
+        "quotas": _quota_rows(view, tier),
+        "features": features,
+        "preview": preview,
+        "etag": etag(fields_of(tier.spec)),
+    }
 
 
 async def update(view: View) -> Answer:
     """Two steps: what would change and for how many, then the change."""
     tier = await _found(view)
+    view.check_unchanged(fields_of(tier.spec))
     body = {**fields_of(tier.spec), **_fields(view), "modes": [view.scope.mode]}
     spec = validated(TierSpec, body)
     if view.text("do") == "save":

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
 from typing import Any, Final
 
 from admin.api.alerts import recent
 from admin.api.call import not_found
-from admin.api.resources import validated
+from admin.api.resources import etag, validated
 from admin.permissions import Permission
 from admin.projects import rows as projects
 from admin.web.page import Answer, Html, Page, Redirect, View, Wrong
@@ -27,7 +28,10 @@ async def list_(view: View) -> Answer:
 
 
 async def new(view: View) -> Answer:
-    return Html("webhook_form.html", {"endpoint": None, "types": _EVENTS, "chosen": view.form.getall("events", [])})
+    return Html(
+        "webhook_form.html",
+        {"endpoint": None, "etag": None, "types": _EVENTS, "chosen": view.form.getall("events", [])},
+    )
 
 
 async def create(view: View) -> Answer:
@@ -74,11 +78,13 @@ async def act(view: View) -> Answer:
 async def edit(view: View) -> Answer:
     endpoint = await _found(view)
     chosen = view.form.getall("events", []) if view.form else list(endpoint.events)
-    return Html("webhook_form.html", {"endpoint": endpoint, "types": _EVENTS, "chosen": chosen})
+    tag = etag(endpoint.spec.model_dump())
+    return Html("webhook_form.html", {"endpoint": endpoint, "etag": tag, "types": _EVENTS, "chosen": chosen})
 
 
 async def update(view: View) -> Answer:
     endpoint = await _found(view)
+    view.check_unchanged(endpoint.spec.model_dump())
     spec = _spec(view, endpoint.is_enabled)
     await rows.update(view.connection, view.scope, endpoint, spec, actor=view.actor)
     return Redirect(f"{_PATH}/{endpoint.id}", "The endpoint is changed.")
@@ -106,11 +112,13 @@ async def delete(view: View) -> Answer:
 async def alerts(view: View) -> Answer:
     settings = await projects.alert_settings(view.connection, view.here.id)
     told = await recent(view.connection, view.here.id, view.scope.mode, None, _TOLD)
-    context: dict[str, Any] = {"settings": settings, "thresholds": _THRESHOLDS, "told": told}
+    tag = etag(asdict(settings))
+    context: dict[str, Any] = {"settings": settings, "etag": tag, "thresholds": _THRESHOLDS, "told": told}
     return Html("alerts.html", context)
 
 
 async def set_alerts(view: View) -> Answer:
+    view.check_unchanged(asdict(await projects.alert_settings(view.connection, view.here.id)))
     chosen = sorted({int(p) for p in view.form.getall("percents", []) if str(p) in map(str, _THRESHOLDS)})
     by_mail = "by_mail" in view.form
     await projects.set_alerts(view.connection, view.here.id, chosen, by_mail=by_mail, actor=view.actor)
