@@ -85,7 +85,7 @@ chaos: .venv/.test
 	@$(BIN)/python -m tests.faults.chaos --rounds $(ROUNDS) --pause $(PAUSE) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 # Mixed runs through the real stack while the sandbox, its broker and gateways are killed: make chaos-sandbox RUNS=10000
-# SEED=1, with a zygote: ARGS=--zygote. Needs root. The result is .tollgate/chaos-sandbox.json.
+# SEED=1 ARGS="--jails bubblewrap" (or cloned, zygote). Needs root. The result is .tollgate/chaos-sandbox.json.
 .PHONY: chaos-sandbox
 RUNS ?= 1000
 chaos-sandbox: .venv/.test

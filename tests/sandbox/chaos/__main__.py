@@ -1,4 +1,4 @@
-"""`python -m tests.sandbox.chaos --runs 10000 --seed 1 [--at-once 6] [--every 40] [--zygote]`: see the package.
+"""`python -m tests.sandbox.chaos --runs 10000 --seed 1 [--at-once 6] [--every 40] [--jails zygote]`: see the package.
 
 All that is random follows from the seed, which is printed; so is every run that came out wrong. The result is
 .tollgate/chaos-sandbox.json:
@@ -34,18 +34,23 @@ from tests.sandbox.traces import Traces
 
 _RESULT: Final = Path(".tollgate/chaos-sandbox.json")
 _REST_S: Final = 60.0
+JAILS: Final[dict[str, dict[str, bool]]] = {
+    "cloned": {},
+    "bubblewrap": {"bubblewrap_only": True},
+    "zygote": {"zygote": True},
+}
 
 
 async def run(
-    runs: int, seed: int, *, at_once: int = 6, every: int = 40, zygote: bool = False, say: bool = False
+    runs: int, seed: int, *, at_once: int = 6, every: int = 40, jails: str = "cloned", say: bool = False
 ) -> tuple[Tally, dict[str, Any]]:
     """So many runs, a kill about every so many; the books, and what was done."""
     before = Traces.take()
-    stack = RunnerStack(zygote=zygote)
+    stack = RunnerStack(**JAILS[jails])
     left: list[str] = []
     try:
         await stack.start()
-        killer = Killer(stack, schedule(seed, runs, every, has_zygote=zygote))
+        killer = Killer(stack, schedule(seed, runs, every, has_zygote=jails != "bubblewrap"))
         seen = await _drive(stack, killer, runs, seed, at_once, say=say)
         await _rested(stack, left)
         await quiet(stack)
@@ -117,15 +122,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--at-once", type=int, default=6, help="clients")
     parser.add_argument("--every", type=int, default=40, help="runs between kills, about")
-    parser.add_argument("--zygote", action="store_true", help="jails cloned from a zygote (needs root)")
+    parser.add_argument("--jails", choices=sorted(JAILS), default="cloned", help="how jails are made")
     asked = parser.parse_args()
     seed = random.SystemRandom().randrange(1 << 31) if asked.seed is None else asked.seed
     print(f"seed {seed}", flush=True)
     began = time.monotonic()
     tally, done = uvloop.run(
-        run(asked.runs, seed, at_once=asked.at_once, every=asked.every, zygote=asked.zygote, say=True)
+        run(asked.runs, seed, at_once=asked.at_once, every=asked.every, jails=asked.jails, say=True)
     )
-    result = {**asdict(tally), **done, "zygote": asked.zygote, "seed": seed, "seconds": round(time.monotonic() - began)}
+    result = {**asdict(tally), **done, "jails": asked.jails, "seed": seed, "seconds": round(time.monotonic() - began)}
     _RESULT.parent.mkdir(exist_ok=True)
     _RESULT.write_text(json.dumps(result, indent=1) + "\n")
     for wrong in tally.wrong:
