@@ -2,7 +2,7 @@
 
 The order makes every declaration reachable in one go: tiers (those that stop being the default first), then issuers and
 routes that go, issuers, upstreams, routes (those that change what they match stand aside first, so that two can trade
-places), upstreams that go, customers, and last tiers that go, when their customers have moved.
+places), upstreams that go, customers, billed meters, and last tiers that go, when their customers have moved.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import asyncpg
 
+from admin.billed import rows as billed
 from admin.changes import Change, Refused
 from admin.customers import rows as customers
 from admin.issuers import rows as issuers
@@ -22,6 +23,7 @@ from admin.routes import rows as routes
 from admin.store import writing
 from admin.tiers import rows as tiers
 from admin.upstreams import rows as upstreams
+from ledger.billing.billed import alone
 from ledger.keys import Mode
 from ledger.specs import CustomerSpec, Declaration, IssuerSpec, ProjectSpec, RouteSpec, TierSpec, UpstreamSpec
 from ledger.vault import Vault
@@ -47,12 +49,15 @@ async def apply(
     """Make it so, in one transaction; returns what changed, in order: [] if it was so already (then nothing is written).
 
     `dry_run` does everything and takes it back. `prune` also deletes the routes, upstreams, issuers and tiers of the
-    declared projects that are not declared. `modes` narrows tiers, customers and issuers to some modes. `vault`
+    declared projects that are not declared, and stops billing meters that are not. `modes` narrows tiers, customers, billed
+    meters and issuers to some modes. `vault`
     seals the credentials that are new. Raises Refused, whose path leads to the field of the declaration that cannot be had.
     """
     changes: list[Change] = []
     try:
         async with writing(connection):
+            if prune or any(spec.billed_meters for spec in declaration.projects):
+                await alone(connection)
             for index, spec in enumerate(declaration.projects):
                 with _at("projects", index):
                     changes += await _project(connection, spec, modes, vault, prune=prune, actor=actor)
@@ -107,6 +112,11 @@ async def _project(
     for scope in scopes:
         served = [(i, c) for i, c in enumerate(spec.customers) if scope.mode in c.modes]
         changes += await _put(connection, customers, "customers", scope, served, actor=actor)
+        meters = [(i, b) for i, b in enumerate(spec.billed_meters) if scope.mode in b.modes]
+        with _at("billed_meters"):
+            changes += await billed.put(connection, scope, meters, actor=actor)
+        if prune:
+            changes += await billed.prune(connection, scope, [b for _, b in meters], actor=actor)
     if prune:
         for scope in scopes:
             kept = [tier for tier in spec.tiers if scope.mode in tier.modes]

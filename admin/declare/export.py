@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import asyncpg
 import yaml
 
+from admin.billed import rows as billed
 from admin.changes import Unfit
 from admin.customers import rows as customers
 from admin.issuers import rows as issuers
@@ -58,6 +59,7 @@ async def _project(
     lists = {
         "tiers": await _by_mode(connection, tiers, project.id, modes),
         "customers": await _by_mode(connection, customers, project.id, modes),
+        "billed_meters": await _billed(connection, project.id, modes),
         "issuers": [
             _short(issuer.spec)
             for mode in modes
@@ -90,6 +92,22 @@ async def _by_mode(
         for _, variants in sorted(found.items())
         for entry, in_modes in variants
     ]
+
+
+async def _billed(connection: asyncpg.Connection, project_id: str, modes: Collection[Mode]) -> list[Any]:
+    found: dict[tuple[str, str], list[Mode]] = {}
+    for mode in modes:
+        for one in (await billed.in_force(connection, Scope(project_id, mode))).values():
+            found.setdefault((one.meter, one.event_name), []).append(mode)
+    entries = []
+    for (meter, name), in_modes in sorted(found.items()):
+        entry: dict[str, Any] = {"meter": meter}
+        if name != meter:
+            entry["event_name"] = name
+        if set(in_modes) != set(BOTH):
+            entry["modes"] = [str(mode) for mode in in_modes]
+        entries.append(_bare(entry, "meter"))
+    return entries
 
 
 def _tier(spec: TierSpec) -> dict[str, Any]:

@@ -36,6 +36,11 @@ class BilledMeter:
     until: datetime | None
 
 
+async def alone(connection: asyncpg.Connection) -> None:
+    """Hold up ingest until this transaction ends. For whoever changes what ingest may wait for, too: before all of it."""
+    await connection.execute(_SQL["lock"])
+
+
 async def connect_stripe(connection: asyncpg.Connection, project_id: str, mode: str, account: str | None) -> None:
     """Bill this half of a project through Stripe: with a connected account (acct_…), or None for the platform's own."""
     await connection.execute(_SQL["connect"], project_id, mode, account)

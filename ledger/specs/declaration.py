@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ValidationInfo, field_validator
+from pydantic import BeforeValidator, ValidationInfo, field_validator
 
 from ledger.keys import Mode
 from ledger.references import refuse, twice, unknown
 from ledger.spec_types import Spec
+from ledger.specs.billed import BilledMeterSpec, bare_meter
 from ledger.specs.customers import CustomerSpec
 from ledger.specs.issuers import IssuerSpec
 from ledger.specs.routes import AuthMode, RouteSpec
@@ -24,6 +25,7 @@ class ProjectSpec(Spec):
     kind: Literal["saas", "store"] = "saas"
     tiers: tuple[TierSpec, ...] = ()
     customers: tuple[CustomerSpec, ...] = ()
+    billed_meters: tuple[Annotated[BilledMeterSpec, BeforeValidator(bare_meter)], ...] = ()
     issuers: tuple[IssuerSpec, ...] = ()
     upstreams: tuple[UpstreamSpec, ...] = ()
     routes: tuple[RouteSpec, ...] = ()
@@ -56,6 +58,12 @@ class ProjectSpec(Spec):
                 )
         refuse(faults)
         return customers
+
+    @field_validator("billed_meters")
+    @classmethod
+    def _check_billed_meters(cls, billed: tuple[BilledMeterSpec, ...]) -> tuple[BilledMeterSpec, ...]:
+        refuse(twice("meter", ((i, f"{m} meter {b.meter!r}") for i, b in enumerate(billed) for m in b.modes)))
+        return billed
 
     @field_validator("issuers")
     @classmethod

@@ -87,6 +87,7 @@ def is_loopback(host: str) -> bool:
 
 
 Name = Annotated[str, matching(_NAME, "a name of lower-case letters, digits, '.', '_' or '-' (at most 63)")]
+EventName = Annotated[str, matching(re.compile(r"[\x21-\x7e]{1,100}"), "1 to 100 visible ASCII characters")]
 MeterName = Annotated[str, matching(_NAME, "a meter's name: lower-case letters, digits, '.', '_' or '-' (at most 63)")]
 Host = Annotated[str, matching(_HOST, "a host such as api.example.com, *.example.com or localhost:8080")]
 Path = Annotated[

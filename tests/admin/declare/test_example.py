@@ -14,14 +14,16 @@ TEXT = resources.files("config").joinpath("example.yaml").read_text(encoding="ut
 
 async def test_applies_twice_and_round_trips(pg: asyncpg.Connection) -> None:
     declaration = load(TEXT, "config/example.yaml")
-    assert len(await apply(pg, declaration, actor=ACTOR)) == 17
+    assert len(await apply(pg, declaration, actor=ACTOR)) == 20
     assert await apply(pg, declaration, actor=ACTOR, prune=True) == []
     assert await apply_text(pg, await export(pg), prune=True) == []
 
 
 def test_shows_every_noun_and_both_forms_of_a_quota() -> None:
     (project,) = load(TEXT, "config/example.yaml").projects
-    assert all((project.tiers, project.customers, project.issuers, project.upstreams, project.routes))
+    assert all(
+        (project.tiers, project.customers, project.billed_meters, project.issuers, project.upstreams, project.routes)
+    )
     assert {quota.hard for tier in project.tiers for quota in tier.quotas.values()} == {True, False}
 
 

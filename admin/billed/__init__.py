@@ -1,0 +1,1 @@
+"""What a project bills, as far as it is declared: its billed meters."""
