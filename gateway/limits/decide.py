@@ -42,6 +42,53 @@ def upgrade_at(url: str | None) -> str:
     return "Upgrade for more." if url is None else f"Upgrade for more: {url}"
 
 
+class LimitFields(NamedTuple):
+    """The rate-limit fields of answers, the same for all plans with the same limits.
+
+    `format` takes remaining and reset of each window and each limited quota, then of the first of them; b"" where there
+    is no limit. `windows` are limit and length in ms, `quotas` the limits, None where there is none. `usual` is limit,
+    length and quota where there is one window and one limited quota and replies have nothing else in them, as is usual.
+    """
+
+    format: bytes
+    usual: tuple[int, int, int] | None
+    windows: tuple[tuple[int, int], ...]
+    quotas: tuple[int | None, ...]
+
+
+def limit_fields(plan: Plan) -> LimitFields:
+    """What the answers to a plan's requests say of its limits."""
+    windows = tuple([(window.limit, window.length_ms) for window in plan.windows])
+    quotas = tuple([quota.limit for quota in plan.quotas])
+    usual = None
+    if len(windows) == 1 and len(quotas) == 1 and quotas[0] is not None and not plan.places and not plan.is_shadow:
+        usual = (*windows[0], quotas[0])
+    return LimitFields(_header_format(plan), usual, windows, quotas)
+
+
+def _header_format(plan: Plan) -> bytes:
+    """The rate-limit headers (draft-ietf-httpapi-ratelimit-headers-11, and the older X- form) as one format.
+
+    Its values, in order: remaining and reset of each window and each limited quota; remaining and reset of the first.
+    """
+    policies, limits = [], []
+    limited = [quota for quota in plan.quotas if quota.limit is not None]
+    for window in plan.windows:
+        policies.append(f'"{window.name}";q={window.limit};w={window.length_ms // 1000}')
+        limits.append(f'"{window.name}";r=%d;t=%d')
+    for quota in limited:
+        unit = ';qu="requests"' if quota.meter == "requests" else ""
+        policies.append(f'"{quota.meter}";q={quota.limit};w={plan.period_end - plan.period_start}{unit}')
+        limits.append(f'"{quota.meter}";r=%d;t=%d')
+    if not policies:
+        return b""
+    first = plan.windows[0].limit if plan.windows else limited[0].limit
+    return (
+        f"RateLimit-Policy: {', '.join(policies)}\r\nRateLimit: {', '.join(limits)}\r\n"
+        f"X-RateLimit-Limit: {first}\r\nX-RateLimit-Remaining: %d\r\nX-RateLimit-Reset: %d\r\n"
+    ).encode()
+
+
 def limit_headers(plan: Plan, reply: Sequence[int]) -> bytes:
     """The rate-limit fields of an answer, from the admit script's reply."""
     form, usual, windows, quotas = plan.fields

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import hiredis
 
+from gateway.limits.calls import ADMIT, ADMIT_TO_PLACES, SETTLE
 from gateway.limits.caps import is_within_share
 from gateway.limits.decide import ADMITTED, UNKNOWN
-from gateway.limits.plan import ADMIT, ADMIT_TO_PLACES, SETTLE
 from gateway.limits.renewal import RENEW, Corrections, Part, Renewal, Share, part_record, renew_command
 from gateway.limits.settlements import Settlements, corrected, settle_command
 from gateway.limits.share import Shares

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from functools import lru_cache
-from hashlib import sha1
-from importlib import resources
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar, cast
 
 import orjson
 
-from gateway.store.redis import encode
+from gateway.limits.calls import AT_DIGITS, AT_DIGITS_FROM, bulk, json_for_format, write_admission
+from gateway.limits.decide import LimitFields, limit_fields
 from ledger import names
 from ledger.periods import period_of
 from ledger.specs import StoreFailure
@@ -30,26 +29,6 @@ if TYPE_CHECKING:
 WINDOW_MS: Final = 60_000
 BURST_MINUTES: Final = 5
 """What a burst uses beyond the rate is regained within so many minutes."""
-_ID_DIGITS: Final = 32
-_AT_DIGITS: Final = 13
-_AT_DIGITS_FROM: Final = 10 ** (_AT_DIGITS - 1)
-"""Times in Unix ms have 13 digits, from 2001 to 2286."""
-
-ADMIT: Final = resources.files("gateway.limits").joinpath("admit.lua").read_text()
-ADMIT_TO_PLACES: Final = (
-    resources.files("gateway.limits").joinpath("places.lua").read_text().replace("--admit.lua", ADMIT)
-)
-"""The admission where something limits how much is under way at once; for all others it costs nothing."""
-SETTLE: Final = resources.files("gateway.limits").joinpath("settle.lua").read_text()
-
-
-def script_sha(script: str) -> bytes:
-    """The name EVALSHA knows a script by."""
-    return sha1(script.encode(), usedforsecurity=False).hexdigest().encode()
-
-
-ADMIT_SHA: Final = script_sha(ADMIT)
-ADMIT_TO_PLACES_SHA: Final = script_sha(ADMIT_TO_PLACES)
 
 
 class Window(NamedTuple):
@@ -84,20 +63,6 @@ class Priced(NamedTuple):
     included: int
     price: str
     key: str
-
-
-class LimitFields(NamedTuple):
-    """The rate-limit fields of answers, the same for all plans with the same limits.
-
-    `format` takes remaining and reset of each window and each limited quota, then of the first of them; b"" where there
-    is no limit. `windows` are limit and length in ms, `quotas` the limits, None where there is none. `usual` is limit,
-    length and quota where there is one window and one limited quota and replies have nothing else in them, as is usual.
-    """
-
-    format: bytes
-    usual: tuple[int, int, int] | None
-    windows: tuple[tuple[int, int], ...]
-    quotas: tuple[int | None, ...]
 
 
 class Reserves(Protocol):
@@ -200,11 +165,11 @@ class Plan:
     def admit_command(self, event_id: bytes, at_ms: int) -> bytes:
         """The admit script's call for a request; `event_id` has 32 digits."""
         command = self.admission % (event_id, event_id, at_ms)
-        if _AT_DIGITS_FROM <= at_ms < _AT_DIGITS_FROM * 10:
+        if AT_DIGITS_FROM <= at_ms < AT_DIGITS_FROM * 10:
             return command
         length = len(self.hold(event_id, at_ms))  # the clock is off by decades: the format's length is not this one's
         opening = b'\r\n{"id":"%b' % event_id
-        usual = length - len(b"%d" % at_ms) + _AT_DIGITS
+        usual = length - len(b"%d" % at_ms) + AT_DIGITS
         return command.replace(b"$%d%b" % (usual, opening), b"$%d%b" % (length, opening), 1)
 
 
@@ -219,11 +184,6 @@ def _the_one(value: _Value) -> _Value:
 @lru_cache(4_096, typed=True)
 def _kept(value: Any) -> Any:
     return value
-
-
-def bulk(data: bytes) -> bytes:
-    """One RESP bulk string."""
-    return b"$%d\r\n%b\r\n" % (len(data), data)
 
 
 def make_plan(
@@ -282,7 +242,7 @@ def make_plan(
         who["external"] = customer.external_id
     who["key"] = principal.key_id if principal else None
     who["route"] = route.id if route else None
-    identity = _json(who)[1:-1]
+    identity = json_for_format(who)[1:-1]
     hold: dict[str, Any] = {"gateway": gateway, "meters": meters | estimates}
     hold["hold"] = [[q.key, q.quantity] for q in plan.quotas]
     if plan.places:
@@ -290,8 +250,10 @@ def make_plan(
     plan.gateway = gateway
     plan.meters_json = _the_one(orjson.dumps(meters)[1:-1])
     plan.settle_keys = _the_one(bulk(plan.reservations.encode()) + bulk(plan.stream.encode()))
-    _write_admission(plan, identity, b"," + _json(hold)[1:], idempotency and names.idempotency(shard, idempotency))
-    plan.fields = _the_one(_limit_fields(plan))
+    write_admission(
+        plan, identity, b"," + json_for_format(hold)[1:], idempotency and names.idempotency(shard, idempotency)
+    )
+    plan.fields = _the_one(limit_fields(plan))
     plan.late_event = b""
     plan.denied_until = 0.0
     plan.denial = None
@@ -360,83 +322,3 @@ def _rate(name: str, per_minute: int, burst: int | None, shard: int, scope: str)
     several = names.window(shard, names.burst_scope(scope))
     limit = BURST_MINUTES * per_minute + burst
     return [minute, Window(f"{name}-burst", limit, several, BURST_MINUTES * WINDOW_MS)]
-
-
-def _write_admission(plan: Plan, identity: bytes, hold: bytes, marker: str | None) -> None:
-    """Write the admit script's call, as a format; `hold` is what follows the identity in a reservation."""
-    keys = [
-        plan.reservations,
-        *(w.key for w in plan.windows),
-        *(q.key for q in plan.quotas),
-        *([marker] if marker else []),
-        *(p.key for p in plan.priced),
-        names.epoch_beside(plan.reservations),
-        *plan.place_keys,
-    ]
-    tail: list[int] = [len(plan.windows), len(plan.quotas), (1 if marker else 0) + (2 if plan.is_shadow else 0)]
-    for window in plan.windows:
-        tail += (window.limit, window.length_ms)
-    for quota in plan.quotas:
-        tail += (-1 if quota.limit is None else quota.limit, quota.quantity, plan.period_end)
-    prices = prices_of(plan)
-    ends = [*(str(place.limit) for place in plan.places), str(len(plan.places))] if plan.places else []
-    script = ADMIT_TO_PLACES_SHA if plan.places else ADMIT_SHA
-    packed = encode(("EVALSHA", script, str(len(keys)), *keys)).replace(b"%", b"%%")
-    head = b"*%d%b" % (3 + len(keys) + 2 + len(tail) + len(prices) + len(ends), packed[packed.index(b"\r\n") :])
-    opening = b'{"id":"%b","at":%d,'
-    length = len(opening) - len(b"%b%d") + _ID_DIGITS + _AT_DIGITS + len(identity) + len(hold)
-    head += b"$%d\r\n%%b\r\n$%d\r\n%b" % (_ID_DIGITS, length, opening)
-    rest = b"".join([*(bulk(b"%d" % v) for v in tail), *(bulk(p.encode()) for p in prices + ends)])
-    plan.admission = b"%b%b%b\r\n%b" % (head, identity, hold, rest)
-    plan.identity_in = _part(len(head), len(identity))
-    plan.hold_in = _part(len(head), len(identity) + len(hold))
-
-
-@lru_cache(4_096)
-def _part(start: int, length: int) -> slice:
-    return slice(start, start + length)
-
-
-def _json(value: Any) -> bytes:
-    """JSON without a percent sign, which would mean something in a format."""
-    return orjson.dumps(value).replace(b"%", b"\\u0025")
-
-
-def _limit_fields(plan: Plan) -> LimitFields:
-    windows = tuple([(window.limit, window.length_ms) for window in plan.windows])
-    quotas = tuple([quota.limit for quota in plan.quotas])
-    usual = None
-    if len(windows) == 1 and len(quotas) == 1 and quotas[0] is not None and not plan.places and not plan.is_shadow:
-        usual = (*windows[0], quotas[0])
-    return LimitFields(_header_format(plan), usual, windows, quotas)
-
-
-def prices_of(plan: Plan) -> list[str]:
-    """The spend cap as the scripts take it: number of priced meters, cap, and per meter what is included and its price."""
-    if not plan.priced or plan.tier is None:
-        return []
-    each = [part for priced in plan.priced for part in (str(priced.included), priced.price)]
-    return [str(len(plan.priced)), str(plan.tier.spend_cap_minor), *each]
-
-
-def _header_format(plan: Plan) -> bytes:
-    """The rate-limit headers (draft-ietf-httpapi-ratelimit-headers-11, and the older X- form) as one format.
-
-    Its values, in order: remaining and reset of each window and each limited quota; remaining and reset of the first.
-    """
-    policies, limits = [], []
-    limited = [quota for quota in plan.quotas if quota.limit is not None]
-    for window in plan.windows:
-        policies.append(f'"{window.name}";q={window.limit};w={window.length_ms // 1000}')
-        limits.append(f'"{window.name}";r=%d;t=%d')
-    for quota in limited:
-        unit = ';qu="requests"' if quota.meter == "requests" else ""
-        policies.append(f'"{quota.meter}";q={quota.limit};w={plan.period_end - plan.period_start}{unit}')
-        limits.append(f'"{quota.meter}";r=%d;t=%d')
-    if not policies:
-        return b""
-    first = plan.windows[0].limit if plan.windows else limited[0].limit
-    return (
-        f"RateLimit-Policy: {', '.join(policies)}\r\nRateLimit: {', '.join(limits)}\r\n"
-        f"X-RateLimit-Limit: {first}\r\nX-RateLimit-Remaining: %d\r\nX-RateLimit-Reset: %d\r\n"
-    ).encode()

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import hiredis
 import orjson
 
+from gateway.limits.calls import prices_of, script_sha
 from gateway.limits.decide import UNKNOWN
-from gateway.limits.plan import prices_of, script_sha
 from gateway.store.redis import encode
 from ledger import names
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import hiredis
 
-from gateway.limits.plan import SETTLE, bulk, script_sha
+from gateway.limits.calls import SETTLE, bulk, script_sha
 from gateway.limits.spooled import Unreadable, command, settle_record
 from gateway.spool.disk import SpoolError
 

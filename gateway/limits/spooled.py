@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import hiredis
 import orjson
 
-from gateway.limits.plan import script_sha
+from gateway.limits.calls import script_sha
 from gateway.store.redis import encode
 from ledger import names
 

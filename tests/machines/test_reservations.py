@@ -18,7 +18,8 @@ import redis.asyncio as aioredis
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from gateway.limits.plan import ADMIT, SETTLE, Plan
+from gateway.limits.calls import ADMIT, SETTLE
+from gateway.limits.plan import Plan
 from gateway.limits.renewal import RENEW, Part, Share, renew_command
 from gateway.metering.metering import metering_of
 from gateway.store.nouns import Overage, Tier

@@ -7,7 +7,7 @@ from typing import Any
 
 import redis
 
-from gateway.limits.plan import ADMIT, SETTLE
+from gateway.limits.calls import ADMIT, SETTLE
 from tests.support.servers import trust
 
 RESERVATIONS = "tg:{00}:resv"

@@ -9,7 +9,8 @@ import hiredis
 import orjson
 import pytest
 
-from gateway.limits.plan import ADMIT_SHA, WINDOW_MS, Plan
+from gateway.limits.calls import ADMIT_SHA
+from gateway.limits.plan import WINDOW_MS, Plan
 from gateway.store.nouns import Tier
 from ledger import names
 from ledger.specs import StoreFailure

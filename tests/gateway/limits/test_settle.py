@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.limits.plan import SETTLE
+from gateway.limits.calls import SETTLE
 from tests.gateway.limits.scripts import RESERVATIONS, STREAM, Ask, Scripts
 
 EVENT = "a" * 32
