@@ -2,7 +2,8 @@
 
 Nothing is written twice: paths, permissions and parameters are those of the endpoints, bodies are the JSON schemas of the
 models that check them, summaries are the first lines of the handlers' docstrings. What the gateway itself answers on the
-same origin (/api/data, /api/usage) is added by hand. Pure; made once when a process starts.
+same origin (/api/data, /api/usage) is added by hand, and the code runner's part is that of config. Pure; made once when a
+process starts.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pydantic import BaseModel
 from admin.api.auth import AccountEndpoint
 from admin.api.authenticate import MODE_HEADER, PROJECT_HEADER
 from admin.api.call import Body, Endpoint
+from config.runner_api import runner_api
 from ledger.ids import PREFIXES
 
 _REF: Final = "#/components/schemas/{model}"
@@ -78,6 +80,9 @@ def describe(endpoints: Iterable[Endpoint], account: Iterable[AccountEndpoint], 
         paths.setdefault(one.path, {})[one.method.lower()] = _account_operation(one, schemas)
     for path, operations in _of_gateway().items():
         paths.setdefault(path, {}).update(operations)
+    runner = runner_api()
+    paths |= runner["paths"]
+    schemas |= runner["components"]["schemas"]
     return {
         "openapi": "3.1.0",
         "info": {
@@ -90,6 +95,7 @@ def describe(endpoints: Iterable[Endpoint], account: Iterable[AccountEndpoint], 
         "paths": dict(sorted(paths.items())),
         "components": {
             "schemas": schemas,
+            "responses": runner["components"]["responses"],
             "securitySchemes": {
                 "key": {"type": "http", "scheme": "bearer", "description": "sk_…, of one project and mode"},
                 "session": {

@@ -22,6 +22,8 @@ _ORDER: Final = (
     "routes",
     "upstreams",
     "issuers",
+    "code runner",
+    "instant endpoints",
 )
 
 
@@ -91,6 +93,9 @@ def _type(document: Mapping[str, Any], field: Mapping[str, Any]) -> str:
     parts: Iterable[Mapping[str, Any]] = field.get("anyOf", ())
     if parts:
         return " | ".join(dict.fromkeys(_type(document, part) for part in parts))
-    if field.get("type") == "array":
+    kind = field.get("type", "any")
+    if isinstance(kind, list):  # null is how a field that may be left out is written as there
+        kind = next((one for one in kind if one != "null"), "null")
+    if kind == "array":
         return f"list of {_type(document, field.get('items', {}))}"
-    return str(field.get("format") or field.get("type", "any"))
+    return str(field.get("format") or kind)
