@@ -15,6 +15,7 @@ from gateway.auth.access import refusal
 from gateway.auth.extract import Absent, extract
 from gateway.bearers import bearer_of, is_token
 from gateway.context import RETRY_SOON, Gateway, Refusal
+from gateway.limits.plan import the_one
 from gateway.memory import Caller, SharedBlock
 from gateway.metrics import Admission
 from gateway.plans import plan_for_address, plan_of
@@ -93,7 +94,7 @@ def recall(gw: Gateway, ex: Exchange) -> Caller | None:
         client.peer_ip,
         route,
         known.generation,
-        good_until * 1000,
+        the_one(good_until * 1000),
         plan,
         known.tail,
         known.is_websocket,

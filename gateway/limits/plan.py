@@ -176,7 +176,7 @@ class Plan:
 _Value = TypeVar("_Value")
 
 
-def _the_one(value: _Value) -> _Value:
+def the_one(value: _Value) -> _Value:
     """The first of equal values: plans of a tier's customers share much, and with many keys memory is what is slow."""
     return cast(_Value, _kept(value))
 
@@ -222,8 +222,8 @@ def make_plan(
     plan.metering = metering
     plan.mode = mode
     estimates = {} if metering is None else metering.estimates
-    plan.period_start, plan.period_end = _the_one(int(start.timestamp())), _the_one(int(end.timestamp()))
-    plan.reservations, plan.stream = _the_one(names.reservations(shard)), _the_one(names.usage_stream(shard))
+    plan.period_start, plan.period_end = the_one(int(start.timestamp())), the_one(int(end.timestamp()))
+    plan.reservations, plan.stream = the_one(names.reservations(shard)), the_one(names.usage_stream(shard))
     plan.windows = tuple(_windows(shard, project_id, principal, customer, tier, route, shards, address))
     plan.quotas = tuple(
         Quota(
@@ -248,12 +248,12 @@ def make_plan(
     if plan.places:
         hold["places"] = plan.place_keys
     plan.gateway = gateway
-    plan.meters_json = _the_one(orjson.dumps(meters)[1:-1])
-    plan.settle_keys = _the_one(bulk(plan.reservations.encode()) + bulk(plan.stream.encode()))
+    plan.meters_json = the_one(orjson.dumps(meters)[1:-1])
+    plan.settle_keys = the_one(bulk(plan.reservations.encode()) + bulk(plan.stream.encode()))
     write_admission(
         plan, identity, b"," + json_for_format(hold)[1:], idempotency and names.idempotency(shard, idempotency)
     )
-    plan.fields = _the_one(limit_fields(plan))
+    plan.fields = the_one(limit_fields(plan))
     plan.late_event = b""
     plan.denied_until = 0.0
     plan.denial = None
