@@ -110,6 +110,8 @@ class Endpoint:
     body: Body = Body.NONE
     model: type[BaseModel] | None = None
     """What a JSON body is checked with; for the description of the API."""
+    shows: type[BaseModel] | None = None
+    """What its answer has the fields of, with an id (a list: what its data have); for the description of the API."""
     writes: bool = False
     creates: bool = False
     matches: bool = False

@@ -111,10 +111,20 @@ async def rotate(call: Call) -> Reply:
 
 
 ENDPOINTS: Final = (
-    Endpoint("GET", _PATH, list_, Permission.KEYS_READ, query=pages.QUERY),
-    Endpoint("POST", _PATH, create, Permission.KEYS_WRITE, body=Body.JSON, model=KeySpec, writes=True, creates=True),
-    Endpoint("GET", f"{_PATH}/{{id}}", get, Permission.KEYS_READ),
-    Endpoint("DELETE", f"{_PATH}/{{id}}", revoke, Permission.KEYS_WRITE, writes=True, matches=True),
+    Endpoint("GET", _PATH, list_, Permission.KEYS_READ, shows=KeySpec, query=pages.QUERY),
+    Endpoint(
+        "POST",
+        _PATH,
+        create,
+        Permission.KEYS_WRITE,
+        body=Body.JSON,
+        model=KeySpec,
+        shows=KeySpec,
+        writes=True,
+        creates=True,
+    ),
+    Endpoint("GET", f"{_PATH}/{{id}}", get, Permission.KEYS_READ, shows=KeySpec),
+    Endpoint("DELETE", f"{_PATH}/{{id}}", revoke, Permission.KEYS_WRITE, shows=KeySpec, writes=True, matches=True),
     Endpoint(
         "POST",
         f"{_PATH}/{{id}}/rotate",
@@ -122,6 +132,7 @@ ENDPOINTS: Final = (
         Permission.KEYS_WRITE,
         body=Body.OPTIONAL_JSON,
         model=Rotation,
+        shows=KeySpec,
         writes=True,
         creates=True,
     ),

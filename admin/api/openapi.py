@@ -55,7 +55,17 @@ _QUERY: Final[Mapping[str, dict[str, Any]]] = {
 }
 _ONCE: Final = "A retry with the same one gets the same answer"
 _OBJECT: Final = {"type": "object"}
-_LIST: Final = {
+_DRY_RUN: Final = {
+    "title": "What would change (dry_run)",
+    "type": "object",
+    "required": ["dry_run", "changes"],
+    "properties": {
+        "dry_run": {"const": True},
+        "changes": {"type": "array", "items": {"type": "object"}},
+        "affected": {"type": "object"},
+    },
+}
+_LIST: Final[dict[str, Any]] = {
     "type": "object",
     "required": ["data", "next_cursor"],
     "properties": {"data": {"type": "array", "items": {"type": "object"}}, "next_cursor": {"type": ["string", "null"]}},
@@ -119,7 +129,7 @@ def _operation(endpoint: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
         "tags": [noun],
         "security": [{"key": []}, {"session": []}],
         "parameters": _parameters(endpoint.path, endpoint.query),
-        "responses": {**_success(endpoint), **_PROBLEMS},
+        "responses": {**_success(endpoint, schemas), **_PROBLEMS},
     }
     if endpoint.creates:
         operation["parameters"].append(_header("Idempotency-Key", _ONCE))
@@ -174,13 +184,37 @@ def _schema(model: type[BaseModel], schemas: dict[str, Any]) -> dict[str, Any]:
     return {"$ref": _REF.format(model=model.__name__)}
 
 
-def _success(endpoint: Endpoint) -> dict[str, Any]:
+def _shown(model: type[BaseModel], schemas: dict[str, Any]) -> dict[str, Any]:
+    """A reference to what is stored of a model: its fields, an id, and when it was made. More fields may follow."""
+    name = model.__name__.removesuffix("Spec")
+    if name not in schemas:
+        schema = model.model_json_schema(mode="serialization", ref_template=_REF.replace("{model}", "{model}Shown"))
+        for inner, definition in schema.pop("$defs", {}).items():
+            schemas.setdefault(f"{inner}Shown", definition)
+        fields = {field: what for field, what in schema.get("properties", {}).items() if field not in _OF_SCOPE}
+        made = {"type": "string", "format": "date-time"}
+        schemas[name] = {
+            "title": name,
+            "type": "object",
+            "required": ["id", *fields, "created_at"],
+            "properties": {"id": {"type": "string"}, **fields, "created_at": made},
+        }
+    return {"$ref": _REF.format(model=name)}
+
+
+def _success(endpoint: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
     if endpoint.produces != "application/json":
         schema = {"type": "object" if endpoint.produces == "application/yaml" else "string"}
         return {"200": {"description": "Done", "content": {endpoint.produces: {"schema": schema}}}}
+    shown = _OBJECT if endpoint.shows is None else _shown(endpoint.shows, schemas)
     if endpoint.method == "GET" and "cursor" in endpoint.query:
-        return {"200": _json(_LIST)}
-    return {"204": _NOTHING, "2XX": _json({"type": "object"})}
+        items = {"data": {"type": "array", "items": shown}}
+        return {"200": _json({**_LIST, "properties": {**_LIST["properties"], **items}})}
+    if endpoint.shows is None:
+        return {"204": _NOTHING, "2XX": _json(_OBJECT)}
+    if "dry_run" in endpoint.query:
+        return {"204": _NOTHING, "200": _json({"anyOf": [shown, _DRY_RUN]})}
+    return {"201" if endpoint.method == "POST" else "200": _json(shown)}
 
 
 def _json(schema: dict[str, Any]) -> dict[str, Any]:

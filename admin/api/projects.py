@@ -194,6 +194,7 @@ ENDPOINTS: Final = (
         Permission.PLATFORM,
         body=Body.JSON,
         model=KeySpec,
+        shows=KeySpec,
         writes=True,
         creates=True,
         platform_only=True,

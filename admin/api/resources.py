@@ -16,7 +16,7 @@ import orjson
 from pydantic import BaseModel, ValidationError
 
 from admin.api import pages
-from admin.api.call import Body, Call, Denied, Endpoint, Reply, flag, invalid, not_found
+from admin.api.call import Body, Call, Denied, Endpoint, Handler, Reply, flag, invalid, not_found
 from admin.changes import Action, Change
 from admin.declare.explain import explain
 from admin.nouns import Noun, Scope, Stored, fields_of
@@ -117,22 +117,18 @@ def endpoints(
         more = {} if affects is None else {"affected": await affects(call.connection, call.caller.scope, current)}
         return Reply({"dry_run": True, "changes": [as_told(change) for change in changes], **more})
 
+    def endpoint(method: str, of: str, run: Handler, needs: Permission, **more: Any) -> Endpoint:
+        return Endpoint(method, of, run, needs, shows=model, **more)
+
+    one = f"{path}/{{id}}"
+    given = {"body": Body.JSON, "model": model}
+    changes: dict[str, Any] = {"writes": True, "matches": True, "query": _DRY_RUN}
     return (
-        Endpoint("GET", path, list_, reads, query=pages.QUERY),
-        Endpoint("POST", path, create, writes, body=Body.JSON, model=model, writes=True, creates=True),
-        Endpoint("GET", f"{path}/{{id}}", get, reads),
-        Endpoint(
-            "PATCH",
-            f"{path}/{{id}}",
-            update,
-            writes,
-            body=Body.JSON,
-            model=model,
-            writes=True,
-            matches=True,
-            query=_DRY_RUN,
-        ),
-        Endpoint("DELETE", f"{path}/{{id}}", delete, writes, writes=True, matches=True, query=_DRY_RUN),
+        endpoint("GET", path, list_, reads, query=pages.QUERY),
+        endpoint("POST", path, create, writes, writes=True, creates=True, **given),
+        endpoint("GET", one, get, reads),
+        endpoint("PATCH", one, update, writes, **given, **changes),
+        endpoint("DELETE", one, delete, writes, **changes),
     )
 
 

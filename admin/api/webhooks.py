@@ -101,12 +101,24 @@ async def resend(call: Call) -> Reply:
 
 _READ, _WRITE = Permission.WEBHOOKS_READ, Permission.WEBHOOKS_WRITE
 ENDPOINTS: Final = (
-    Endpoint("GET", _PATH, list_, _READ, query=pages.QUERY),
-    Endpoint("POST", _PATH, create, _WRITE, body=Body.JSON, model=EndpointSpec, writes=True, creates=True),
-    Endpoint("GET", f"{_PATH}/{{id}}", get, _READ),
-    Endpoint("PATCH", f"{_PATH}/{{id}}", update, _WRITE, body=Body.JSON, model=EndpointSpec, writes=True, matches=True),
+    Endpoint("GET", _PATH, list_, _READ, shows=EndpointSpec, query=pages.QUERY),
+    Endpoint(
+        "POST", _PATH, create, _WRITE, body=Body.JSON, model=EndpointSpec, shows=EndpointSpec, writes=True, creates=True
+    ),
+    Endpoint("GET", f"{_PATH}/{{id}}", get, _READ, shows=EndpointSpec),
+    Endpoint(
+        "PATCH",
+        f"{_PATH}/{{id}}",
+        update,
+        _WRITE,
+        body=Body.JSON,
+        model=EndpointSpec,
+        shows=EndpointSpec,
+        writes=True,
+        matches=True,
+    ),
     Endpoint("DELETE", f"{_PATH}/{{id}}", delete, _WRITE, writes=True, matches=True),
-    Endpoint("POST", f"{_PATH}/{{id}}/rotate", rotate, _WRITE, writes=True, creates=True),
+    Endpoint("POST", f"{_PATH}/{{id}}/rotate", rotate, _WRITE, shows=EndpointSpec, writes=True, creates=True),
     Endpoint("POST", f"{_PATH}/{{id}}/test", test, _WRITE, writes=True, creates=True),
     Endpoint("GET", f"{_PATH}/{{id}}/deliveries", deliveries, _READ, query=pages.QUERY),
     Endpoint("POST", f"{_PATH}/{{id}}/deliveries/{{delivery}}/resend", resend, _WRITE, writes=True, creates=True),

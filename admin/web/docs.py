@@ -53,16 +53,37 @@ def _groups(document: Mapping[str, Any]) -> list[tuple[str, list[dict[str, Any]]
     found: dict[str, list[dict[str, Any]]] = {}
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            entry = {"path": path, "method": method.upper(), **operation, "fields": _fields(document, operation)}
+            entry = {
+                "path": path,
+                "method": method.upper(),
+                **operation,
+                "fields": _fields(document, _body(operation)),
+                "answers": _fields(document, _answer(operation)),
+            }
             found.setdefault(operation["tags"][0], []).append(entry)
     known = [tag for tag in _ORDER if tag in found]
     return [(tag, found[tag]) for tag in [*known, *sorted(found.keys() - set(known))]]
 
 
-def _fields(document: Mapping[str, Any], operation: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The fields of a body, one line each."""
+def _body(operation: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema of what is sent."""
     content = operation.get("requestBody", {}).get("content", {})
-    schema = _resolved(document, content.get("application/json", {}).get("schema", {}))
+    found: Mapping[str, Any] = content.get("application/json", {}).get("schema", {})
+    return found
+
+
+def _answer(operation: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema of what comes back: of a list, of one of its data."""
+    answers = operation["responses"]
+    content = next((answers[code] for code in ("200", "201", "2XX") if code in answers), {}).get("content", {})
+    schema = content.get("application/json", {}).get("schema", {})
+    found: Mapping[str, Any] = schema.get("anyOf", [schema])[0]
+    return found.get("properties", {}).get("data", {}).get("items", found)  # type: ignore[no-any-return]
+
+
+def _fields(document: Mapping[str, Any], described: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The fields of an object, one line each."""
+    schema = _resolved(document, described)
     required = schema.get("required", [])
     return [
         {

@@ -101,7 +101,7 @@ def write(letter: Letter, origin: str, link: str | None) -> Message:
             f"The period ends at {facts['period_end']}.",
         ],
         ("See the usage", f"{origin}/dashboard/usage"),
-        "Alerts are set on the settings page of the project.",
+        "Alerts are set on the alerts page of the project.",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +61,18 @@ async def test_bodies_are_those_of_the_models(world: World) -> None:
     tier = found["components"]["schemas"]["TierSpec"]
     assert "quotas" in tier["properties"]
     assert "modes" not in tier["properties"]  # a key serves one mode
+
+
+async def test_answers_are_described_by_what_is_stored(world: World) -> None:
+    found = await document(world)
+    schemas = found["components"]["schemas"]
+    referred = set(re.findall(r"#/components/schemas/([A-Za-z]+)", json.dumps(found)))
+    assert referred <= schemas.keys()
+    for name, field in (("Tier", "quotas"), ("Customer", "external_id"), ("Route", "path"), ("Key", "scopes")):
+        assert {"id", "created_at", field} <= set(schemas[name]["required"]), name
+        assert not {"mode", "modes"} & schemas[name]["properties"].keys(), name
+    answer = found["paths"]["/api/v1/tiers"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+    assert answer["properties"]["data"]["items"] == {"$ref": "#/components/schemas/Tier"}
 
 
 async def test_people_read_it_offline(world: World) -> None:
