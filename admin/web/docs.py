@@ -75,7 +75,8 @@ def _body(operation: Mapping[str, Any]) -> Mapping[str, Any]:
 def _answer(operation: Mapping[str, Any]) -> Mapping[str, Any]:
     """The schema of what comes back: of a list, of one of its data."""
     answers = operation["responses"]
-    content = next((answers[code] for code in ("200", "201", "2XX") if code in answers), {}).get("content", {})
+    code = next((code for code in ("200", "201", "2XX") if code in answers), "")
+    content = answers[code].get("content", {}) if code else {}
     schema = content.get("application/json", {}).get("schema", {})
     found: Mapping[str, Any] = schema.get("anyOf", [schema])[0]
     return found.get("properties", {}).get("data", {}).get("items", found)  # type: ignore[no-any-return]
