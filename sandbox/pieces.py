@@ -41,7 +41,16 @@ async def base64_of(data: bytes) -> str:
 
 async def json(document: Any) -> bytes:
     """A document of any depth as JSON; long texts in it a piece at a time."""
-    return orjson.dumps(await _lightened(document))
+    return orjson.dumps(await _lightened(document) if _is_long(document) else document)
+
+
+def _is_long(value: Any) -> bool:
+    """True if there is a text in it that takes more than one piece."""
+    if isinstance(value, str):
+        return len(value) > PIECE
+    if isinstance(value, dict):
+        return any(map(_is_long, value.values()))
+    return isinstance(value, list) and any(map(_is_long, value))
 
 
 async def _lightened(value: Any) -> Any:

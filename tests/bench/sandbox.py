@@ -179,7 +179,7 @@ def main() -> None:
                 continue
             for lang, figures in results[name].items():
                 print(
-                    f"{name:<12}{lang:<8}" + "  ".join(f"{key} {value}" for key, value in figures.items()), flush=True
+                    f"{name:<16}{lang:<8}" + "  ".join(f"{key} {value}" for key, value in figures.items()), flush=True
                 )
     finally:
         postgres.close()

@@ -1,8 +1,9 @@
-"""Runs in bubblewrap jails: a pool of warm guests, each given one job and never used again.
+"""Runs in jails: a pool of warm guests, each given one job and never used again.
 
 A job that needs nothing mounted takes the guest that has waited longest; one with packages or network gets a jail of its
-own, because nothing can be mounted into a running one. Taking a guest starts the next, so a pool costs memory (a few MiB a
-guest) and saves latency, not work. Pools are bounded by the settings; a job that finds none warm waits for a cold start.
+own, because nothing can be mounted into a running one. What was taken is made anew 25 ms later, so a pool costs memory (a
+few MiB a guest) and saves latency, not work. Pools are bounded by the settings; a job that finds none warm waits for a cold
+start.
 
 Fails: no bubblewrap, no cgroups, or a self-test that shows a hole → Unavailable, and nothing is run. The broker dies →
 runs in hand fail with Broken, and a new broker is started.
