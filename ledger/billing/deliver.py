@@ -2,7 +2,8 @@
 
 A worker *claims* the oldest due entry of each customer and meter under a lease, calls Stripe, and settles the entry by
 the verdict (door). Several workers share the work; a lease outlasts any call, so no entry is with two of them, and only
-one entry of a customer and meter is with any of them. A worker that was killed leaves leases that run out.
+one entry of a customer and meter is with any of them. A worker that was killed leaves leases that run out; an entry that
+others held up until its lease would not outlast its call is let go unsent.
 
     accepted, duplicate   sent
     refused               dead, with Stripe's code; the next entry of that customer goes on
@@ -36,6 +37,8 @@ from ledger.billing.seal import TOO_OLD
 from ledger.metrics import BillingMetrics
 
 LEASE: Final = timedelta(seconds=60)
+CALL: Final = timedelta(seconds=30)
+"""Longest that a call takes, and writing down what came of it: an entry whose lease ends sooner is let go instead."""
 DOUBT: Final = timedelta(hours=23)
 """Identifiers are certain to be known for a day; an hour is left for clocks and slow calls."""
 ALARM: Final = timedelta(days=30)
@@ -91,6 +94,7 @@ class Claimed:
     account: str | None
     stripe_customer: str
     doubt_since: datetime | None
+    leased_until: datetime
 
     @property
     def hour(self) -> datetime:
@@ -148,14 +152,13 @@ class Sender:
         Claims two rounds of calls at once: looking for the oldest of each costs 90 ms where 200,000 are due.
         """
         now = self._now()
-        rows = await self._pool.fetch(
-            _SQL["claim"], self._name, now + self._lease, self._door.modes, 2 * self._at_once, now
-        )
+        until = now + self._lease
+        rows = await self._pool.fetch(_SQL["claim"], self._name, until, self._door.modes, 2 * self._at_once, now)
         entries = [
             Claimed(
                 row["id"], row["project_id"], row["mode"], row["customer_id"], row["meter"], row["starts_at"],
                 row["identifier"], int(row["value"]), row["event_name"], row["attempts"], row["turn"], row["account"],
-                row["stripe_customer_id"], row["doubt_since"],
+                row["stripe_customer_id"], row["doubt_since"], until,
             )
             for row in rows
         ]  # fmt: skip
@@ -202,6 +205,8 @@ class Sender:
         else:
             entry_doubt = entry.doubt_since
         await self._pace.turn()
+        if self._now() > entry.leased_until - min(CALL, self._lease / 2):  # others took too long: it is not sent
+            return await self._settle(entry, "due", None, doubt_since=entry_doubt)
         outcome = await self._door.send_usage(
             entry.mode,
             entry.account,

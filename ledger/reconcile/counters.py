@@ -1,5 +1,8 @@
 """Quota counters in Redis against the ledger: used + held = stored + on the stream + reserved.
 
+A correction is not given back to the counter, unless the counter is rebuilt or put right afterwards. So a counter may lack
+all corrections made since some moment, and no other: such a difference is none.
+
 Counters move while they are looked at, so a difference counts only if it is there, the same, in two looks. A shard whose
 counters are being rebuilt (ledger/heal.py: it has no epoch) is left alone. Errors are those of Redis (RedisError, OSError)
 and of the connection.
@@ -10,7 +13,9 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import accumulate
 from typing import Any, Final
 
 import asyncpg
@@ -64,11 +69,19 @@ async def _look(client: Any, connection: asyncpg.Connection, shards: int, projec
         start = datetime.fromtimestamp(period, UTC)
         end = period_of(row["anchor_at"], start)[1]
         customer = None if owner == row["project_id"] else owner
-        used = int(await connection.fetchval(_SQL["used_since"], row["project_id"], mode, customer, meter, start, end))
+        what = (row["project_id"], mode, customer, meter, start, end)
+        used = int(await connection.fetchval(_SQL["used_since"], *what))
         drift = CounterDrift(key, row["project_id"], mode, owner, meter, value, used, in_flight[key])
         if drift.units:
-            found.append(drift)
+            made = [int(one["quantity"]) for one in await connection.fetch(_SQL["corrections_since"], *what)]
+            if not is_explained(drift.units, made):
+                found.append(drift)
     return found
+
+
+def is_explained(units: int, corrections: Sequence[int]) -> bool:
+    """True if a counter that is `units` above the ledger lacks just the last of these corrections (the last first). Pure."""
+    return any(units == -since for since in accumulate(corrections))
 
 
 async def _in_flight(client: Any, shards: int) -> Counter[str]:

@@ -136,6 +136,15 @@ SELECT coalesce(sum((e.meters ->> $4)::numeric), 0)
 FROM usage_events e
 WHERE e.project_id = $1 AND e.mode = $2 AND e.customer_id IS NOT DISTINCT FROM $3 AND e.at >= $5 AND e.at < $6;
 
+-- name: corrections_since
+-- What corrections added to a meter in a period, by when they were made, the last first.
+SELECT sum((e.meters ->> $4)::numeric) AS quantity
+FROM usage_events e
+WHERE e.project_id = $1 AND e.mode = $2 AND e.customer_id IS NOT DISTINCT FROM $3 AND e.at >= $5 AND e.at < $6
+    AND e.corrects IS NOT NULL AND e.meters ? $4
+GROUP BY e.stored_at
+ORDER BY e.stored_at DESC;
+
 -- name: is_archived
 -- Whether some of the period's events live in files: then they cannot be compared with anything.
 SELECT EXISTS (SELECT FROM archives WHERE starts_at < $2 AND ends_at > $1);

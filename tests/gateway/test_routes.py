@@ -221,6 +221,8 @@ async def test_a_secret_key_counts_for_whom_it_names(stage: MakeStage, catalogue
         (b'{"quantity":true}', "quantity"),
         (b'{"quantity":"1"}', "quantity"),
         (b'{"quantity":9007199254740993}', "quantity"),
+        (b'{"quantity":9223372036854775808}', "quantity"),
+        (b'{"quantity":NaN}', "not JSON"),
         (b'{"quantity":99999999999999999999999}', "quantity"),
         (b'{"idempotencyKey":""}', "idempotencyKey"),
         (b'{"idempotencyKey":7}', "idempotencyKey"),

@@ -398,3 +398,21 @@ async def test_a_report_about_an_entry_in_doubt_settles_it(world: World, writer:
     await world.send_all()
     assert await world.reasons() == [("dead", "meter_event_customer_not_found")]
     assert world.billed() == {}
+
+
+async def test_an_entry_whose_lease_would_not_last_is_let_go(world: World, writer: Writer) -> None:
+    """The calls before it took so long that another worker may claim it while this one sends it."""
+    await use(writer, 5)
+    await world.seal()
+    sender = world.sender()
+
+    async def slowly() -> None:
+        world.now += LEASE
+
+    sender._pace.turn = slowly  # type: ignore[method-assign]
+    assert await sender.send_due() == 1
+    assert world.billed() == {}
+    row = await world.pg.fetchrow("SELECT state, leased_until, doubt_since FROM billing_entries")
+    assert tuple(row) == ("due", None, None)
+    await world.send_all()
+    assert world.billed() == {"cus_ada": 5}

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
 from ledger import names
+from ledger.corrections import correct
 from ledger.ingest import Writer
 from ledger.metrics import BillingMetrics
 from ledger.reconcile.figures import Report, table
@@ -268,6 +269,33 @@ async def test_counters_are_compared_with_what_is_stored_and_in_flight(billed: W
     repaired = await run(billed, repair=True, redis=redis, shards=16)
     assert repaired.is_clean
     assert int(await redis.get(key)) == 19
+
+
+async def test_what_was_corrected_is_not_taken_for_drift(billed: World, redis: Redis) -> None:
+    """A counter may lack the corrections since some moment: since it was made, or rebuilt in between."""
+    await billed.pg.execute("INSERT INTO customers (id, project_id, mode) VALUES ('cus_ada', $1, 'live')", PROJECT)
+    key = await counter(redis, 12)
+    rows = await billed.pg.fetch(
+        "SELECT id, meters ->> 'requests' AS n FROM usage_events WHERE customer_id = 'cus_ada'"
+    )
+    first, second = rows[0], rows[1]
+    await billed.pg.execute("UPDATE usage_events SET stored_at = now() - interval '1 hour'")
+    async with billed.pg.transaction():
+        await correct(billed.pg, PROJECT, "live", first["id"], None, actor="test", reason="test")
+    assert (await run(billed, redis=redis, shards=16)).counters == []
+    async with billed.pg.transaction():
+        await correct(billed.pg, PROJECT, "live", second["id"], {"requests": 9}, actor="test", reason="test")
+    less, more = int(first["n"]), 9 - int(second["n"])
+    for value in (12, 12 - less, 12 - less + more):
+        await redis.set(key, value)
+        assert (await run(billed, redis=redis, shards=16)).counters == [], value
+    for value in (12 + more, 11, 13 - less):  # the second and not the first; and what is no sum of any
+        if value not in (12, 12 - less, 12 - less + more):
+            await redis.set(key, value)
+            assert [one.key for one in (await run(billed, redis=redis, shards=16)).counters] == [key], value
+    repaired = await run(billed, repair=True, redis=redis, shards=16)
+    assert repaired.is_clean
+    assert int(await redis.get(key)) == 12 - less + more
 
 
 async def test_counters_that_are_being_rebuilt_are_left_alone(billed: World, redis: Redis) -> None:
