@@ -15,6 +15,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -144,28 +146,49 @@ async def bring_back(connection: asyncpg.Connection, name: str) -> Archive:
 async def _write(connection: asyncpg.Connection, query: str, path: Path) -> None:
     """The rows of a query as compressed CSV, on disk when it returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "wb") as file:  # noqa: ASYNC230 - local disk; each write is a megabyte at most
+    with open(path, "wb") as file:  # noqa: ASYNC230 - it is only opened here
         os.chmod(path, 0o600)
         await copy_out(connection, query, file)
-        file.flush()
-        os.fsync(file.fileno())
+        await asyncio.to_thread(_sync, file)
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 async def copy_out(connection: asyncpg.Connection, query: str, file: BinaryIO) -> None:
-    """The rows of a query into an open file: CSV with a header, zstd."""
-    with zstandard.ZstdCompressor(level=6, write_checksum=True).stream_writer(file, closefd=False) as compressed:
+    """The rows of a query into an open file: CSV with a header, zstd.
+
+    Compressed in a thread of its own, so that what else the process does goes on; nothing touches the file afterwards.
+    Broken off, it takes the connection with it.
+    """
+    loop, compressor = asyncio.get_running_loop(), zstandard.ZstdCompressor(level=6, write_checksum=True)
+    compressed = compressor.stream_writer(file, closefd=False)
+    with ThreadPoolExecutor(1, "compress") as thread:  # whose end waits for the piece in hand
 
         async def take(data: bytes) -> None:
-            compressed.write(data)
+            await loop.run_in_executor(thread, compressed.write, data)
 
-        await connection.copy_from_query(query, output=take, format="csv", header=True, timeout=3600)
+        try:
+            await connection.copy_from_query(query, output=take, format="csv", header=True, timeout=3600)
+        except BaseException:
+            connection.terminate()  # one that is broken off while a piece is taken would wait for itself for ever
+            raise
+        await loop.run_in_executor(thread, compressed.close)
 
 
 async def copy_in(connection: asyncpg.Connection, table: str, columns: list[str], path: Path) -> None:
-    """The rows of such a file into a table."""
-    with open(path, "rb") as file:  # noqa: ASYNC230
+    """The rows of such a file into a table, expanded in a thread."""
+    loop = asyncio.get_running_loop()
+    with open(path, "rb") as file, ThreadPoolExecutor(1, "expand") as thread:  # noqa: ASYNC230
         reader: Any = zstandard.ZstdDecompressor().stream_reader(file)
-        await connection.copy_to_table(table, source=reader, columns=columns, format="csv", header=True, timeout=3600)
+
+        async def rows() -> AsyncIterator[bytes]:
+            while data := await loop.run_in_executor(thread, reader.read, _READ_BYTES):
+                yield data
+
+        await connection.copy_to_table(table, source=rows(), columns=columns, format="csv", header=True, timeout=3600)
 
 
 def _read_back(path: Path) -> tuple[str, int]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
+import zstandard
 from pydantic import SecretStr
 
 from config.settings import Settings, WorkerSettings
-from ledger.archive import NotArchived, archive_due, archives, bring_back, due
+from ledger.archive import NotArchived, archive, archive_due, archives, bring_back, due
 from ledger.ingest import Writer
 from ledger.partitions import ensure_partitions
 from ledger.receipt import receipt
@@ -24,6 +28,7 @@ from tollgate.lines import Lines
 
 LATER = datetime(2026, 7, 10, tzinfo=UTC)
 MARCH = "usage_events_2026_03"
+COLUMNS = "SELECT attname FROM pg_attribute WHERE attrelid = $1::text::regclass AND attnum > 0 ORDER BY attnum"
 
 
 @pytest.fixture
@@ -153,3 +158,83 @@ async def test_the_worker_archives_by_itself_where_it_is_told_to(
     assert len(list((tmp_path / "old").glob("*.csv.zst"))) >= 3
 
     await asyncio.wait_for(keep_archiving(Settings(postgres_url=SecretStr(postgres_url)), Lines(), asyncio.Event()), 1)
+
+
+class Watched:
+    """A compressor or its counterpart that asks the loop for a turn during each piece of work, and notes if it got none."""
+
+    def __init__(self, real: Any, loop: asyncio.AbstractEventLoop, pieces: list[bool]) -> None:
+        self._real, self._loop, self._pieces = real, loop, pieces
+
+    def __getattr__(self, name: str) -> Any:
+        made = getattr(self._real, name)
+        if name in ("stream_writer", "stream_reader"):
+            return lambda *args, **options: Watched(made(*args, **options), self._loop, self._pieces)
+        if name not in ("write", "read"):
+            return made
+
+        def work(*args: Any) -> Any:
+            had_a_turn = threading.Event()
+            self._loop.call_soon_threadsafe(had_a_turn.set)
+            self._pieces.append(had_a_turn.wait(2))
+            return made(*args)
+
+        return work
+
+
+@pytest.fixture
+def pieces(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each piece that is compressed or expanded: whether the loop went on meanwhile."""
+    found: list[bool] = []
+    for name in ("ZstdCompressor", "ZstdDecompressor"):
+        real = getattr(zstandard, name)
+        monkeypatch.setattr(
+            f"ledger.archive.zstandard.{name}",
+            lambda *args, _real=real, **options: Watched(_real(*args, **options), asyncio.get_running_loop(), found),
+        )
+    return found
+
+
+async def test_compressing_holds_nothing_up(
+    ledger: asyncpg.Connection, march: list[str], tmp_path: Path, pieces: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the process that stores usage: its lag stays what it is."""
+    columns = ",".join(row["attname"] for row in await ledger.fetch(COLUMNS, MARCH))
+    monkeypatch.setattr("ledger.archive._header", lambda path: columns)
+    count = await ledger.fetchval(f"SELECT count(*) FROM {MARCH}")
+    monkeypatch.setattr("ledger.archive._read_back", lambda path: ("0" * 64, count + 1))
+    await archive(ledger, tmp_path, MARCH, datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 4, 1, tzinfo=UTC))
+    assert pieces
+    written = len(pieces)
+    await bring_back(ledger, MARCH)
+    assert len(pieces) > written
+    assert all(pieces)
+    assert await ledger.fetchval(f"SELECT count(*) FROM {MARCH}") == count
+
+
+async def test_broken_off_it_leaves_no_thread_at_the_file(
+    ledger: asyncpg.Connection, march: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = asyncio.Event()
+    loop, written = asyncio.get_running_loop(), []
+
+    class Slow:
+        def stream_writer(self, file: Any, **_: Any) -> Slow:
+            self.file = file
+            return self
+
+        def write(self, data: bytes) -> int:
+            loop.call_soon_threadsafe(begun.set)
+            time.sleep(0.1)
+            written.append(self.file.closed)
+            return len(data)
+
+    monkeypatch.setattr("ledger.archive.zstandard.ZstdCompressor", lambda **_: Slow())
+    archiving = asyncio.create_task(archive_due(ledger, tmp_path, LATER, 3))
+    async with asyncio.timeout(10):
+        await begun.wait()
+    archiving.cancel()
+    with pytest.raises((asyncio.CancelledError, asyncpg.InterfaceError)):  # its connection is gone with it
+        await archiving
+    assert written == [False]  # it was finished first
+    assert list(tmp_path.iterdir()) == []
