@@ -108,10 +108,11 @@ async def serve(gw: Gateway, ex: Exchange) -> None:
     limits = ask(gw, ex, plan)
     if limits is None:
         limits = verdict(gw, ex, plan, await suspend())
-    if isinstance(limits, Refusal) and limits.violated == CONCURRENT:
-        limits = await ask_again(gw, ex, plan)
     if isinstance(limits, Refusal):
-        return refuse(gw, ex, limits, caller.own_lines)
+        if limits.violated == CONCURRENT:
+            limits = await ask_again(gw, ex, plan)
+        if isinstance(limits, Refusal):
+            return refuse(gw, ex, limits, caller.own_lines)
 
     # forward
     outcome, is_charged = Outcome.COMPLETED, False

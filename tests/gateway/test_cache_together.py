@@ -11,7 +11,7 @@ from gateway import cached
 from gateway.proxy.cache import RouteCache
 from tests.gateway.conftest import MakeStage, Stage
 from tests.gateway.wire import Answer, ask, drop, ok, read_answer, read_request, request
-from tests.support.gateway import Books, until
+from tests.support.gateway import Books, Catalogue, until
 from tests.support.raw import Peer
 
 PUBLIC = b"Cache-Control: public, max-age=60"
@@ -136,6 +136,26 @@ async def test_an_answer_that_is_not_for_others_lets_them_all_go(stage: MakeStag
         await up.answer()
     assert len({answer.body for answer in await answers(*tasks)}) > 1
     assert len(up.asked) == 6
+
+
+@pytest.mark.parametrize("who", ["Authorization: Basic dTpw", "Cookie: a=b"])
+async def test_what_one_who_says_who_they_are_is_told_is_nobody_elses(
+    stage: MakeStage, catalogue: Catalogue, who: str
+) -> None:
+    """A lifetime alone lets an answer be shared that was asked for without any (RFC 9111 §3.5), and no other."""
+    up = Slow(b"Cache-Control: max-age=60")
+    s = await stage(up, route={"auth": "none", "cache": {}})
+    named = asyncio.create_task(ask(await s.client(), request("/api/x", None, who)))
+    await until(lambda: up.waiting)
+    others = [asyncio.create_task(ask(await s.client(), request("/api/x", None))) for _ in range(2)]
+    await settled_waiting(s, 2)
+    await up.answer()
+    assert (await named).body == b"answer 1"
+    await until(lambda: len(up.waiting) == 2)
+    await up.answer()
+    await up.answer()
+    assert b"answer 1" not in {answer.body for answer in await answers(*others)}
+    assert (await ask(await s.client(), request("/api/x", None))).headers["cache-status"].startswith("tollgate; hit")
 
 
 async def test_answers_that_vary_are_fetched_side_by_side_once_that_is_known(stage: MakeStage) -> None:

@@ -428,7 +428,7 @@ class Leaves:
 
 
 @LANE
-@pytest.mark.parametrize("kind", ["GET", "POST", "events"])
+@pytest.mark.parametrize("kind", ["GET", "POST", "events", "ws"])
 async def test_a_client_that_leaves_at_any_moment_leaves_nothing_behind(
     stage: MakeStage, books: Books, lane: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -437,6 +437,9 @@ async def test_a_client_that_leaves_at_any_moment_leaves_nothing_behind(
             while True:
                 head = await read_request(peer)
                 await asyncio.sleep(0)
+                if b"/ws" in head:
+                    await peer.send(ACCEPTED + frame(1, 3), pause_after=(20, len(ACCEPTED) + 1))
+                    return
                 if b"/events" in head:
                     stream = ANSWERS["an event stream"]
                     await peer.send(stream, pause_after=(60, len(stream) - 20))
@@ -453,6 +456,8 @@ async def test_a_client_that_leaves_at_any_moment_leaves_nothing_behind(
         if kind == "POST":
             data = request("/api/x", s.key, JSON.decode(), method="POST", body=b'{"stream":true}')
             await client.send(data, pause_after=(len(data) - 4,))
+        elif kind == "ws":
+            await client.send(request("/api/ws", s.key, *HANDSHAKE) + frame(1, 5, is_masked=True))
         else:
             await client.send(request(f"/api/{kind}", s.key, "Cache-Control: no-cache"))
         received = await client.read_to_end() if leaves.is_gone else await one_answer(client)
@@ -461,7 +466,7 @@ async def test_a_client_that_leaves_at_any_moment_leaves_nothing_behind(
         events = await the_books_agree(s, books)
         assert {event["outcome"] for event in events} <= {Outcome.CLIENT_GONE, Outcome.COMPLETED}
         if not leaves.is_gone:
-            assert received.startswith(b"HTTP/1.1 200 ")
+            assert received.startswith(b"HTTP/1.1 101 " if kind == "ws" else b"HTTP/1.1 200 ")
             break
     else:
         pytest.fail("it waits at more places than were tried")
