@@ -51,7 +51,7 @@ class Ground:
         self.closing.push_async_callback(self.pg.close, timeout=5)
         await ensure_partitions(self.pg, NOW, 3)
         await self.pg.execute("INSERT INTO projects (id, name, kind) VALUES ($1, 'Acme', 'saas')", PROJECT)
-        self.world = World(self.pg, fake, pool, CollectorRegistry(), timeout_s=10)
+        self.world = World(self.pg, fake, pool, CollectorRegistry())
         self.closing.push_async_callback(self.world.door.close)
         connect = partial(asyncpg.connect, url)
         metrics = IngestMetrics(CollectorRegistry())

@@ -29,7 +29,7 @@ class World:
     """Both sides, and the time it is for them (`now`, moved by `pass_time`)."""
 
     def __init__(
-        self, pg: asyncpg.Connection, fake: Running, pool: Any, registry: CollectorRegistry, timeout_s: float = 0.5
+        self, pg: asyncpg.Connection, fake: Running, pool: Any, registry: CollectorRegistry, timeout_s: float = 10
     ) -> None:
         self.pg = pg
         self.fake = fake
@@ -106,10 +106,11 @@ class World:
 
 
 @pytest.fixture
-async def world(ledger: asyncpg.Connection, postgres_url: str) -> AsyncIterator[World]:
+async def world(ledger: asyncpg.Connection, postgres_url: str, request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    """Its door waits 10 s for Stripe, or what a test parametrizes `world` with, indirectly."""
     pool: Any = await asyncpg.create_pool(postgres_url, min_size=0, max_size=8)
     async with running() as fake:
-        world = World(ledger, fake, pool, CollectorRegistry())
+        world = World(ledger, fake, pool, CollectorRegistry(), getattr(request, "param", 10))
         await world.set_up()
         yield world
         await world.door.close()

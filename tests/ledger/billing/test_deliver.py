@@ -45,6 +45,7 @@ async def test_usage_reaches_stripe_at_its_own_time(world: World, writer: Writer
     assert await world.reasons() == [("sent", "accepted")] * 3
 
 
+@pytest.mark.parametrize("world", [0.5], indirect=True)
 @pytest.mark.parametrize("kind", sorted(KINDS))
 async def test_whatever_goes_wrong_it_counts_once(kind: str, world: World, writer: Writer) -> None:
     await use(writer, 5)
