@@ -19,6 +19,7 @@ the next broker sweeps cgroups and directories.
 from __future__ import annotations
 
 import array
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -49,6 +50,7 @@ _DIRECTORY: Final = "tollgate-jails-"
 _POLL_S: Final = 0.002
 _FAREWELL_S: Final = 5.0
 _SECCOMP_FD: Final = 3
+_ZYGOTE_PAUSE_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,7 @@ class Broker:
         self._selector.register(control, selectors.EVENT_READ, None)
         self._next_guest = 0
         self._zygote: Zygote | None = None
+        self._zygote_at: float | None = None  # when to start one again that has died
         if setup.clones and setup.uid_base is not None:
             try:
                 self._zygote = Zygote(self._jail, is_fresh=not setup.zygote)
@@ -180,6 +183,11 @@ class Broker:
 
     def _cloned(self, language: str, uid: int | None, descriptors: list[int], group: Group) -> int | None:
         """A guest from the zygote, which joins its cgroup before it does anything; None without one. Raises OSError."""
+        if self._zygote is None and self._zygote_at is not None and time.monotonic() >= self._zygote_at:
+            self._zygote_at = time.monotonic() + _ZYGOTE_PAUSE_S
+            with contextlib.suppress(Gone):
+                self._zygote = Zygote(self._jail, is_fresh=not self._setup.zygote)
+                self._zygote_at = None
         if self._zygote is None or uid is None:
             return None
         entries: list[int] = []
@@ -187,9 +195,12 @@ class Broker:
             entries.extend(os.open(entry, os.O_WRONLY | os.O_CLOEXEC) for entry in group.entries())
             return self._zygote.spawn(language, uid, [*descriptors, *entries])
         except Gone as error:
-            sys.stderr.write(f"the zygote of the jails is gone ({error}); bubblewrap makes them from here on\n")
+            sys.stderr.write(
+                f"the zygote of the jails is gone ({error}); bubblewrap makes them until there is another\n"
+            )
             self._zygote.close()
             self._zygote = None
+            self._zygote_at = time.monotonic() + _ZYGOTE_PAUSE_S
             # Not this guest, though: a clone that we know nothing of may be reading from its descriptors.
             raise OSError(errno.ECHILD, "the zygote died while it made this jail") from None
         finally:
