@@ -145,6 +145,7 @@ async def _ask(gw: Gateway, ex: Exchange, caller: Caller, miss: _Miss) -> Respon
     """Ask the upstream, and keep what may be kept: the answer, or the entry that it says is still so."""
     entry, flight = miss.entry, miss.flight
     conditions = entry.conditions if entry is not None and CONDITIONS.isdisjoint(ex.fields.index) else b""
+    cache, key, asked_at = miss.cache, miss.key, miss.cache.changes
     is_over = True
     try:
         response = await _fetch(gw, ex, caller, conditions)
@@ -152,11 +153,14 @@ async def _ask(gw: Gateway, ex: Exchange, caller: Caller, miss: _Miss) -> Respon
             await suspend()  # it has no body; the connection is done with
             delay_s = (time.monotonic_ns() - ex.sent_ns) / 1e9
             renewed = refreshed(entry, response, time.time(), delay_s, is_identified=miss.is_identified)
-            miss.cache.forget(miss.key) if renewed is None else miss.cache.keep(miss.key, renewed)
+            if renewed is None:
+                cache.forget(key)
+            elif cache.is_as_asked(key, asked_at):
+                cache.keep(key, renewed)
             gw.metrics.counts["cache_revalidations_total"] += 1
             return renewed or entry
         if ex.line.method == b"GET":
-            recording = recording_of(miss.cache, miss.key, ex, response, flight, is_identified=miss.is_identified)
+            recording = recording_of(cache, key, ex, response, asked_at, flight, is_identified=miss.is_identified)
             if recording is not None:
                 is_over = False
                 ex.reader = reader = AnswerReader(None, response.status, response.fields, has_body=True)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 Key = tuple[bytes, bytes | None, bytes, bytes | None]
 _MOST_VARIANTS: Final = 32
+_MOST_CHANGED: Final = 4_096
 _OVERHEAD: Final = 1_024
 _COPIED: Final = 4
 _MOST_FIELDS: Final = 1_000
@@ -110,6 +111,10 @@ class RouteCache:
         self._entries: OrderedDict[Key, list[Entry]] = OrderedDict()
         self.used = 0
         self.flights = Flights()
+        self.changes = 0
+        """How often something was changed under some key."""
+        self._changed: dict[Key, int] = {}
+        self._changed_before = 0
         self.wait_s = spec.wait_ms / 1000
 
     def find(self, key: Key, fields: Fields) -> Entry | None:
@@ -142,8 +147,17 @@ class RouteCache:
 
     def invalidate(self, key: Key) -> None:
         """Something has changed under this key: neither what is kept nor what is on its way is so any more."""
+        self.changes += 1
+        if len(self._changed) >= _MOST_CHANGED:
+            self._changed.clear()
+            self._changed_before = self.changes
+        self._changed[key] = self.changes
         self.forget(key)
-        self.flights.spoil(key)
+        self.flights.give_up(key)
+
+    def is_as_asked(self, key: Key, asked_at: int) -> bool:
+        """True if nothing has changed under this key since it was asked for, when there had been so many changes."""
+        return asked_at >= self._changed.get(key, self._changed_before)
 
     def forget(self, key: Key) -> None:
         """Drop whatever is kept of this."""
@@ -201,8 +215,10 @@ class Recording:
         fields: Fields,
         response: Response,
         lifetime: Lifetime,
+        asked_at: int,
         flight: Flight | None = None,
     ) -> None:
+        self._asked_at = asked_at
         self._flight = flight
         self._cache = cache
         self._key = key
@@ -237,7 +253,7 @@ class Recording:
             values = nominated(self._fields, names)
             entry = Entry(self._response, b"".join(self._pieces), names, values, self._lifetime, time.time())
             self._let_go()
-            if self._flight is None or not self._flight.is_spoilt:
+            if self._cache.is_as_asked(self._key, self._asked_at):
                 self._cache.keep(self._key, entry)
             if self._flight is not None:
                 self._flight.over()
@@ -250,11 +266,19 @@ class Recording:
 
 
 def recording_of(
-    cache: RouteCache, key: Key, ex: Exchange, response: Response, flight: Flight | None = None, *, is_identified: bool
+    cache: RouteCache,
+    key: Key,
+    ex: Exchange,
+    response: Response,
+    asked_at: int,
+    flight: Flight | None,
+    *,
+    is_identified: bool,
 ) -> Recording | None:
     """What keeps the answer to a GET while it passes; None if it may not be kept, or is known to be too large.
 
-    From here on the flight is the recording's, if there is one: it is over when that ends.
+    `asked_at` is how many changes there had been when it was asked for. From here on the flight is the recording's, if
+    there is one: it is over when that ends.
     """
     delay_s = (time.monotonic_ns() - ex.sent_ns) / 1e9
     found = lifetime(
@@ -274,7 +298,7 @@ def recording_of(
         return None
     if flight is not None and not is_ever_fresh:
         flight.not_shared()
-    return Recording(cache, key, ex.fields, response, found, flight)
+    return Recording(cache, key, ex.fields, response, found, asked_at, flight)
 
 
 def refreshed(entry: Entry, response: Response, now: float, delay_s: float, *, is_identified: bool) -> Entry | None:

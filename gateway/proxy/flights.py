@@ -20,9 +20,9 @@ _MOST_NOT_SHARED: Final = 4_096
 
 
 class Flight:
-    """One fetch. `is_spoilt`: what it brings is out of date by now, and must not be kept."""
+    """One fetch."""
 
-    __slots__ = ("_flights", "_key", "_variant", "_waiting", "is_over", "is_spoilt")
+    __slots__ = ("_flights", "_key", "_variant", "_waiting", "is_over")
 
     def __init__(self, flights: Flights, key: Hashable, variant: Hashable) -> None:
         self._flights = flights
@@ -30,7 +30,6 @@ class Flight:
         self._variant = variant
         self._waiting: list[asyncio.Future[bool]] = []
         self.is_over = False
-        self.is_spoilt = False
 
     async def landed(self, within_s: float) -> bool:
         """Wait until it is over. True: look again whether it is kept; False: it was not for sharing, or took too long."""
@@ -91,10 +90,9 @@ class Flights:
             if not flights:
                 del self._flights[key]
 
-    def spoil(self, key: Hashable) -> None:
-        """Something has changed: what is on its way under this key is out of date already."""
+    def give_up(self, key: Hashable) -> None:
+        """What is on its way under this key is out of date already: whoever comes now fetches it anew."""
         for flight in tuple(self._flights.get(key, {}).values()):
-            flight.is_spoilt = True
             flight.over()
 
     def remember_not_shared(self, key: Hashable, variant: Hashable) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections import Counter
 from collections.abc import Awaitable
 
 import pytest
@@ -434,3 +436,107 @@ async def test_each_answer_says_where_it_came_from(stage: MakeStage) -> None:
     assert await said("Cache-Control: no-cache") == "fwd=request; stored"
     assert await said("Range: bytes=0-1") == "fwd=bypass"
     assert await said(method="POST") == "fwd=method"
+
+
+# -- whatever happens
+
+
+class Whimsical:
+    """An upstream whose answers are for everybody, for one only, stale at once, late, broken or refused; seeded.
+
+    A private answer names whom it is for; a public one counts the changes that were made to its path before it was asked.
+    """
+
+    def __init__(self, dice: random.Random) -> None:
+        self.dice = dice
+        self.changes: Counter[bytes] = Counter()
+
+    async def __call__(self, peer: Peer) -> None:
+        try:
+            while True:
+                head = await read_request(peer)
+                method, path, _ = head.split(b"\r\n")[0].split(b" ")
+                if method == b"POST":
+                    self.changes[path] += 1
+                    await peer.send(ok(b"changed"))
+                    continue
+                count = self.changes[path]
+                await asyncio.sleep(self.dice.random() * 0.006)
+                mood = self.dice.choice(["public", "public", "private", "etag", "stale", "error", "hang up", "half"])
+                who = head.partition(b"X-Who: ")[2].partition(b"\r\n")[0]
+                if mood == "hang up":
+                    return
+                if mood == "error":
+                    await peer.send(ok(b"oops", status=b"503 Oops"))
+                elif mood == "private":
+                    await peer.send(ok(b"private to " + who, b"Cache-Control: private, max-age=60"))
+                else:
+                    said = {
+                        "public": b"Cache-Control: public, max-age=60",
+                        "half": b"Cache-Control: public, max-age=60",
+                        "etag": b"Cache-Control: public, max-age=0",
+                        "stale": b"Cache-Control: public, max-age=1, stale-while-revalidate=60, stale-if-error=60",
+                    }[mood]
+                    answer = ok(b"public after %d" % count, said, b'ETag: "%d"' % count)
+                    await peer.send(answer[:-3] if mood == "half" else answer)
+                    if mood == "half":
+                        return
+        except (EOFError, TimeoutError, ConnectionError):
+            pass
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_whatever_happens_nobody_is_told_what_is_not_for_them(stage: MakeStage, books: Books, seed: int) -> None:
+    dice = random.Random(seed)
+    up = Whimsical(dice)
+    s = await stage(up, route={"cache": {"wait_ms": 30}, "retries": 0}, tier={"quotas": {"requests": None}})
+    seen: Counter[str] = Counter()
+    done: Counter[str] = Counter()
+
+    async def user(name: str) -> None:
+        for _ in range(25):
+            path = f"/api/{dice.randrange(3)}"
+            line = dice.choice(["A: b", "A: b", "Cache-Control: no-cache", "Cache-Control: only-if-cached"])
+            act = dice.choice(["ask"] * 6 + ["leave", "change", "age"])
+            client = await s.client()
+            try:
+                if act == "change":
+                    assert (await ask(client, request(path, s.key, method="POST", body=b""))).status == 200
+                    done[path] += 1
+                elif act == "leave":
+                    await client.send(request(path, s.key, f"X-Who: {name}", line))
+                    await asyncio.sleep(dice.random() * 0.004)
+                elif act == "age":
+                    cache = s.inside.gateway.snapshot.table.by_id[s.route_id].cache
+                    if cache is not None:
+                        age(s, 5)
+                else:
+                    changes = done[path]
+                    answer = await ask(client, request(path, s.key, f"X-Who: {name}", line))
+                    told = answer.body.decode()
+                    seen[
+                        f"{answer.status} {answer.headers.get('cache-status', '').partition(';')[2].split(';')[0]}"
+                    ] += 1
+                    if answer.status == 200:
+                        assert told == f"private to {name}" or told.startswith("public after "), told
+                        if told.startswith("public"):  # as it was when it was asked for, or later
+                            assert int(told.removeprefix("public after ")) >= changes
+            except EOFError:
+                seen["broken off"] += 1
+            finally:
+                drop(client)
+
+    await asyncio.gather(*(user(f"user {n}") for n in range(8)))
+    await s.inside.settled()
+    await until(lambda: not cache_of(s).flights._flights)
+    assert {key.split(" ")[0] for key in seen} <= {"200", "502", "503", "504", "broken"}
+    assert seen["200  hit"] + seen["200  fwd=miss"] > 20
+
+    async def nothing_is_held() -> bool:
+        return not await books.reservations()
+
+    await until(nothing_is_held)
+    gateway = s.inside.gateway
+    assert gateway.caches.copied == 0
+    used = sum(entry.size for entries in cache_of(s)._entries.values() for entry in entries)
+    assert cache_of(s).used == used
