@@ -199,7 +199,7 @@ class Api:
         return await _begun(request, live.id)
 
     async def get(self, request: web.Request) -> web.Response:
-        owner, run = owner_of(request), request.match_info["id"]
+        owner, run = owner_of(request), id_in(request, "run")
         live = self._runner.find(run, owner)
         if live is not None:
             return _json({"id": live.id, "status": live.state})
@@ -239,7 +239,7 @@ class Api:
         return live.state
 
     async def stop(self, request: web.Request) -> web.Response:
-        owner, run = owner_of(request), request.match_info["id"]
+        owner, run = owner_of(request), id_in(request, "run")
         live = self._runner.find(run, owner)
         if live is not None:
             live.handle.stop()
@@ -262,6 +262,14 @@ class Api:
         page = await self._runs.page(owner, limit + 1, cursor)
         more = page[limit - 1]["id"] if len(page) > limit else None
         return _json({"runs": found + page[:limit], "cursor": more})
+
+
+def id_in(request: web.Request, kind: str) -> str:
+    """The id in a request's path, `run_…` or `fn_…`. Raises Refused: what has another form is nowhere."""
+    text = request.match_info["id"]
+    if not re.fullmatch(rf"{kind}_[0-9a-f]{{32}}", text, re.ASCII):
+        raise Refused(problems.NOT_FOUND, None if kind == "run" else "There is no such endpoint.")
+    return text
 
 
 def page_of(request: web.Request, form: str) -> tuple[int, str]:

@@ -22,7 +22,7 @@ import orjson
 from aiohttp import web
 
 from sandbox import problems
-from sandbox.api import owner_of, page_of, usage_headers
+from sandbox.api import id_in, owner_of, page_of, usage_headers
 from sandbox.problems import Refused
 from sandbox.request import Ceilings, invalid, read_object, understand
 from sandbox.runner import Runner
@@ -98,14 +98,14 @@ class Functions:
 
     async def call(self, request: web.Request) -> web.Response:
         owner = owner_of(request)
-        found = await self._endpoints.callable_by(request.match_info["id"], owner)
+        found = await self._endpoints.callable_by(id_in(request, "fn"), owner)
         if found is None:
             raise Refused(problems.NOT_FOUND, "There is no such endpoint.")
         return await self._called(request, found, owner)
 
     async def call_public(self, request: web.Request) -> web.Response:
         told = owner_of(request)
-        found = await self._endpoints.public(request.match_info["id"], told.project)
+        found = await self._endpoints.public(id_in(request, "fn"), told.project)
         if found is None:
             raise Refused(problems.NOT_FOUND, "There is no such endpoint.")
         endpoint, mode = found
@@ -137,7 +137,7 @@ class Functions:
         return answer
 
     async def _own(self, request: web.Request) -> Endpoint:
-        found = await self._endpoints.find(request.match_info["id"], owner_of(request))
+        found = await self._endpoints.find(id_in(request, "fn"), owner_of(request))
         if found is None:
             raise Refused(problems.NOT_FOUND, "There is no such endpoint.")
         return found

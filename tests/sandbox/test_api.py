@@ -237,6 +237,17 @@ async def test_a_stream_that_is_lost_costs_nothing_and_may_be_tried_again(
     assert (events[-1][0], events[-1][1]["stdout"]) == ("end", "1\n")
 
 
+@pytest.mark.parametrize(
+    "text", ["%00", "run_1", "a" * 7900, "run_" + "0" * 31 + "g", "%F0%9F%8D%B0", "run_" + "0" * 33]
+)
+async def test_ids_of_another_form_are_nowhere(asker: Asker, text: str) -> None:
+    """They are not asked for in the database, nor of other nodes."""
+    paths = ("/api/run/", "/api/endpoints/", "/e/", "/e/open/")
+    for method, path in (("DELETE", "/api/run/"), *(("GET", path) for path in paths)):
+        status, problem, _ = await asker.ask(method, path + text)
+        assert (status, problem["code"]) == (404, "not_found"), path
+
+
 async def test_answers_do_not_say_what_this_is_made_of(asker: Asker) -> None:
     for path in ("/ready", "/api/runs", "/elsewhere"):
         assert "Server" not in (await asker.ask("GET", path))[2]
