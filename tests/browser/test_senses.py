@@ -30,36 +30,42 @@ def tab_to(page: Page, label: str, tag: str = "") -> None:
     raise AssertionError(f"no way to {label!r} at {page.url}")
 
 
+def enter(page: Page) -> None:
+    """Press Enter on what leads somewhere, and be there."""
+    with page.expect_navigation():
+        page.keyboard.press("Enter")
+
+
 def test_without_a_mouse(page: Page, home: House) -> None:
     """From the login to a key that is revoked, by keys alone."""
     home.forget_attempts()
     page.goto(f"{home.url}/login")
     page.keyboard.type("kim@example.com")  # the field has the focus
-    page.keyboard.press("Enter")
+    enter(page)
     expect(page.get_by_text("on its way")).to_be_visible()
     home.open_mail(page, "kim@example.com")
     tab_to(page, "Open the link", "A")
-    page.keyboard.press("Enter")
+    enter(page)
     tab_to(page, "Sign in", "BUTTON")
-    page.keyboard.press("Enter")
+    enter(page)
     page.wait_for_url("**/dashboard/projects/new")
     page.keyboard.type("Keyboard")
-    page.keyboard.press("Enter")
+    enter(page)
     page.wait_for_url("**/dashboard/start")
     tab_to(page, "Skip to the page", "A")
-    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")  # stays on the page
     tab_to(page, "Make my test key", "BUTTON")
-    page.keyboard.press("Enter")
+    enter(page)
     expect(page.get_by_label("Your key")).to_be_visible()
     tab_to(page, "API keys", "A")
-    page.keyboard.press("Enter")
+    enter(page)
     tab_to(page, "Revoke First key", "A")
-    page.keyboard.press("Enter")
+    enter(page)
     tab_to(page, "Revoke the key", "BUTTON")
-    page.keyboard.press("Enter")
+    enter(page)
     expect(page.get_by_text("Revoked", exact=True)).to_be_visible()
     tab_to(page, "Live", "BUTTON")
-    page.keyboard.press("Enter")
+    enter(page)
     expect(page.get_by_role("button", name="Live")).to_have_attribute("aria-pressed", "true")
 
 
@@ -72,7 +78,7 @@ def test_the_menu_of_a_phone_opens_by_key(home: House, browser: Browser) -> None
     page.keyboard.press("Space")
     expect(page.get_by_role("link", name="Customers")).to_be_visible()
     tab_to(page, "Customers", "A")
-    page.keyboard.press("Enter")
+    enter(page)
     page.wait_for_url("**/dashboard/customers")
     context.close()
 
