@@ -310,3 +310,54 @@ async def test_a_reservation_says_where_it_has_a_place(two: MakeTwo, books: Book
     assert orjson.dumps(held)
     assert sorted((await books.places()).values()) == [1, 1]
     assert all(key.startswith(tuple(f"tg:{{{s:02d}}}:places:" for s in range(SHARDS))) for key in held["places"])
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("policy", [StoreFailure.CLOSED, StoreFailure.OPEN])
+async def test_whatever_becomes_of_redis_every_place_is_left(
+    two: MakeTwo, books: Books, redis_client: redis.asyncio.Redis, policy: StoreFailure, seed: int
+) -> None:
+    crowd, dice = Crowd(), random.Random(seed)
+    t = await two(crowd, tier={"concurrent": 3, "quotas": {"requests": None}}, on_store_failure=policy, retries=0)
+    pipes = [gateway.gateway.limiter.redis for gateway in t.gateways]
+    seen = Counter[int]()
+
+    async def user() -> None:
+        for _ in range(25):
+            await asyncio.sleep(dice.random() * 0.03)  # a refusal takes no time: the trouble is to find others too
+            kind = dice.choice(["plain", "stream", "broken", "abort"])
+            async with await connect(*t.gateways[dice.randrange(2)].address) as client:
+                await client.send(request(f"/api/{kind}", t.key))
+                if kind == "abort":
+                    await asyncio.sleep(dice.random() * 0.004)
+                    drop(client)
+                    continue
+                try:
+                    seen[(await read_answer(client)).status] += 1
+                except EOFError:
+                    seen[0] += 1
+
+    async def trouble() -> None:
+        await until(lambda: crowd.served > 3)
+        for _ in range(12):
+            await asyncio.sleep(dice.random() * 0.03)
+            if dice.random() < 0.5:
+                await redis_client.execute_command("CLIENT", "PAUSE", str(dice.choice([5, 150])), "ALL")
+            else:
+                pipe = dice.choice(pipes)
+                if pipe._transport is not None:
+                    pipe._flush()
+                    pipe._transport.abort()
+
+    await asyncio.gather(trouble(), *(user() for _ in range(8)))
+    if policy is StoreFailure.CLOSED:
+        assert crowd.most <= 3
+
+    async def all_is_left() -> bool:
+        return not await books.places() and not await books.reservations()
+
+    for gateway in t.gateways:
+        await until(lambda gateway=gateway: gateway.gateway.limiter.is_current, within_s=10)
+    await t.settled()
+    await until(all_is_left)
+    assert sum(seen.values()) > 50
