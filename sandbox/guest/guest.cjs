@@ -4,6 +4,7 @@
 'use strict';
 
 const fs = require('node:fs');
+fs.writeSync(2, '\x06'); // READY
 
 function readExactly(size) {
   const buffer = Buffer.alloc(size);

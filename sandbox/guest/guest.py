@@ -246,7 +246,8 @@ def main():
         child, go = start_node(node)
     elif not hasattr(prepare, "last"):
         prepare()
-    os.write(2, READY)
+    if language == "python":
+        os.write(2, READY)  # Node says so itself, once it has started: that is not the run's to pay
     job = Job(read_list())
     unpack(job.files)
     if b"egress" in job.flags:
