@@ -125,11 +125,10 @@ async def test_a_raised_cap_holds_from_the_next_part_on(stage: MakeStage, pg: as
     await client.send(ASKED)
     await client.read_exactly(len(ECHO))
     await pg.execute("UPDATE tiers SET spend_cap_minor = 6")
-    await s.inside.caught_up(pg)
+    await until(lambda: exchange_of(s).parts.caller.plan.tier.spend_cap_minor == 6)
     for _ in range(5):
         await client.send(ASKED)
         await client.read_exactly(len(ECHO))
-        await asyncio.sleep(0.005)
     await client.send(ASKED)
     assert (await client.read_to_end()).endswith(b"spend cap reached")
     assert total(await the_parts(s, books), "messages_in") == 6
