@@ -11,6 +11,7 @@ import secrets
 import ssl
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Final
@@ -167,13 +168,19 @@ async def _is_ready(url: str) -> bool:
 
 
 def children_of(pid: int) -> list[int]:
-    """The child processes of `pid`, such as a gateway's workers; empty where there is no /proc."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue  # ended meanwhile
-        if fields[0] != "Z" and int(fields[1]) == pid:
-            found.append(int(stat.parent.name))
-    return sorted(found)
+    """The child processes of `pid`, such as a gateway's workers; empty where there is no /proc.
+
+    The kernel is asked for these alone: reading every process's state each second took a twelfth of a core.
+    """
+    found = set()
+    for listed in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # the thread has ended meanwhile
+            found.update(int(child) for child in listed.read_text().split())
+    return sorted(child for child in found if _is_alive(child))
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
