@@ -112,7 +112,7 @@ def email_of(message: Message, sender: str) -> EmailMessage:
             raise ValueError("a control character")
         email["From"] = sender
         email["To"] = message.to
-        email["Subject"] = message.subject
+        email["Subject"] = message.subject.replace("=?", "= ?")  # an encoded word may hold a line break (CVE-2024-6923)
         if [one.addr_spec for one in email["To"].addresses] != [message.to]:
             raise ValueError("not one address, or one that reads as another")
     except (ValueError, IndexError) as error:

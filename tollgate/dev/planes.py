@@ -172,7 +172,7 @@ def children_of(pid: int) -> list[int]:
 
     The kernel is asked for these alone: reading every process's state each second took a twelfth of a core.
     """
-    found = set()
+    found: set[int] = set()
     for listed in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):  # the thread has ended meanwhile
             found.update(int(child) for child in listed.read_text().split())

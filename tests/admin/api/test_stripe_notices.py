@@ -53,21 +53,22 @@ async def test_what_nothing_handles_yet_is_kept_and_says_so(client: Client, pg: 
 
 
 @pytest.mark.parametrize(
-    ("body", "headers", "code"),
+    ("body", "over", "age_s", "code"),
     [
-        (BODY, {}, "forged"),
-        (BODY + b" ", signed(BODY), "forged"),
-        (BODY, signed(BODY, time.time() - 400), "forged"),
-        (BODY, signed(BODY, time.time() + 3600), "forged"),
-        (b"{}", signed(b"{}"), "bad_request"),
-        (b"[1", signed(b"[1"), "bad_request"),
-        (b"x" * (MOST_BYTES + 1), signed(b"x" * (MOST_BYTES + 1)), "body_too_large"),
+        (BODY, None, 0, "forged"),
+        (BODY + b" ", BODY, 0, "forged"),
+        (BODY, BODY, 400, "forged"),
+        (BODY, BODY, -3600, "forged"),
+        (b"{}", b"{}", 0, "bad_request"),
+        (b"[1", b"[1", 0, "bad_request"),
+        (b"x" * (MOST_BYTES + 1), b"x" * (MOST_BYTES + 1), 0, "body_too_large"),
     ],
     ids=["unsigned", "changed", "old", "of the future", "no event", "no json", "too large"],
 )
 async def test_anything_else_is_refused_and_leaves_nothing(
-    body: bytes, headers: dict[str, str], code: str, client: Client, pg: asyncpg.Connection
+    body: bytes, over: bytes | None, age_s: float, code: str, client: Client, pg: asyncpg.Connection
 ) -> None:
+    headers = {} if over is None else signed(over, time.time() - age_s)
     answer = await client.post(PATHS[0], body, **headers)
     assert answer.status in (400, 413)
     assert answer.code == code
