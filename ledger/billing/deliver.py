@@ -39,8 +39,8 @@ from ledger.metrics import BillingMetrics
 LEASE: Final = timedelta(seconds=60)
 CALL: Final = timedelta(seconds=30)
 """Longest that a call takes, and writing down what came of it: an entry whose lease ends sooner is let go instead."""
-DOUBT: Final = timedelta(hours=23)
-"""Identifiers are certain to be known for a day; an hour is left for clocks and slow calls."""
+DOUBT: Final = timedelta(hours=18)
+"""Identifiers are certain to be known for a day; six hours are left for clocks that are set back, and slow calls."""
 ALARM: Final = timedelta(days=30)
 MOST_TRIED: Final = 15
 """Doubtful entries of one hour that are tried in all combinations; beyond, nothing can be said in reasonable time."""

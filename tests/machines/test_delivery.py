@@ -91,6 +91,7 @@ class Delivery(RuleBasedStateMachine):
         self.events: list[dict[str, Any]] = []
         self.counts: dict[str, int] = {}
         self.was_lost = False
+        self.stepped_back_min = 0
 
     # -- usage
 
@@ -163,9 +164,11 @@ class Delivery(RuleBasedStateMachine):
         self.world.fake.world.clock.advance(by.total_seconds())
         self.report()
 
+    @precondition(lambda self: self.stepped_back_min <= 250)
     @rule(minutes=st.integers(1, 50))
     def step_back(self, minutes: int) -> None:
-        """Ours alone; Stripe's time goes on."""
+        """Ours alone, by less than six hours in all (DOUBT); Stripe's time goes on."""
+        self.stepped_back_min += minutes
         self.world.now -= timedelta(minutes=minutes)
 
     @rule(customer=customers, is_lost=st.booleans())
