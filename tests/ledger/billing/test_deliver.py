@@ -215,6 +215,20 @@ async def test_without_the_comparison_it_would_count_twice(
     assert world.billed() == {"cus_ada": 10}
 
 
+async def test_a_clock_set_back_for_hours_does_not_make_it_count_twice(world: World, writer: Writer) -> None:
+    """Stripe has forgotten the identifier; by our clock there is still time."""
+    await use(writer, 5)
+    await world.seal()
+    world.fault("drop_after", times=1)
+    await world.sender().send_due()
+    world.now -= timedelta(hours=5)
+    world.pass_time(timedelta(hours=24, minutes=5))
+    await world.send_all()
+
+    assert await world.reasons() == [("sent", "found")]
+    assert world.billed() == {"cus_ada": 5}
+
+
 async def test_a_sum_that_fits_neither_way_is_left_to_a_person(world: World, writer: Writer) -> None:
     await use(writer, 5)
     await world.seal()
